@@ -1,0 +1,355 @@
+"""A 10,982-parameter CNN that learns MNIST in one CPU epoch: `python model.py`.
+
+The file reads in the order in which things happen: network, training, evaluation, command line.
+"""
+
+import signal
+import sys
+
+if __name__ == "__main__":  # Ctrl-C ends quietly from here on: the imports alone take seconds.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+
+import argparse
+import errno
+import io
+import logging
+import math
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dataset import DataError, add_dataset_flags, load_digits
+
+log = logging.getLogger(__name__)
+
+
+# --- The network ------------------------------------------------------------------------------
+
+
+class LightweightCNN(nn.Module):
+    """Three convolutions and two linear layers that map digit images to logits.
+
+    Input: float32 `(N, 1, 28, 28)` in [0, 1]. Output: logits, float32 `(N, 10)`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 12, kernel_size=3, padding=1)
+        self.bn1 = nn.BatchNorm2d(12)
+        self.conv2 = nn.Conv2d(12, 16, kernel_size=3, padding=1)
+        self.bn2 = nn.BatchNorm2d(16)
+        self.conv3 = nn.Conv2d(16, 20, kernel_size=3, padding=1)
+        self.bn3 = nn.BatchNorm2d(20)
+        self.dropout = nn.Dropout(0.1)
+        self.fc1 = nn.Linear(20 * 3 * 3, 32)
+        self.fc2 = nn.Linear(32, 10)
+
+    def forward(self, x):
+        blocked = self._blocked_layout_fits(x)
+        # (N, 1, 28, 28) -> (N, 12, 14, 14) -> (N, 16, 7, 7) -> (N, 20, 3, 3)
+        for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            if blocked:
+                x = x.to_mkldnn()
+            x = F.max_pool2d(bn(conv(x)), kernel_size=2, stride=2)
+            if blocked:
+                x = x.to_dense()  # LeakyReLU has no kernel for the blocked layout.
+            # LeakyReLU is monotonic: after the pool, the same values for a quarter of the work.
+            x = F.leaky_relu(x, 0.1)
+        x = self.dropout(x.flatten(1))  # (N, 180)
+        x = F.leaky_relu(self.fc1(x), 0.1)  # (N, 32)
+        return self.fc2(x)  # (N, 10)
+
+    def _blocked_layout_fits(self, x):
+        """Whether convolution, batch norm and pooling may stay in oneDNN's blocked layout.
+
+        It is faster and gives the same results, but takes float32 on a CPU, and its batch norm
+        has no backward pass in eval mode.
+        """
+        return (
+            torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.enabled
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and (self.training or not torch.is_grad_enabled())
+        )
+
+
+def count_parameters(model):
+    """Return the number of trainable parameters of `model`."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+# --- Training and evaluation ------------------------------------------------------------------
+
+
+def to_float(images):
+    """Return images as float32 in [0, 1]: uint8 ones are divided by 255, float ones pass as is."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def train_epoch(
+    model, images, labels, optimizer, *, scheduler=None, epoch=1, batch_size=32, log_interval=100
+):
+    """Train `model` for one pass over all images in random order.
+
+    The set stays in memory as it is: each batch is picked by index and converted on its own. The
+    order comes from torch's global generator. `scheduler`, if any, steps after every batch.
+
+    Args:
+        model: maps float32 `(N, 1, 28, 28)` to logits `(N, 10)`; left in train mode.
+        images: uint8, or float32 in [0, 1], `(N, 1, 28, 28)`.
+        labels: int64 `(N,)`.
+        log_interval: batches between two log lines.
+
+    Returns:
+        Mean cross-entropy loss per image and accuracy in percent, both measured while training.
+
+    Raises:
+        FloatingPointError: at the next log line after a loss that is not finite.
+    """
+    model.train()
+    order = torch.randperm(len(images)).split(batch_size)
+    total = len(order)
+    loss_sums = torch.zeros(total)
+    correct = torch.zeros((), dtype=torch.int64)
+    seen = 0
+    for batch, index in enumerate(order, start=1):
+        x, y = to_float(images[index]), labels[index]  # (B, 1, 28, 28), (B,)
+        optimizer.zero_grad()
+        logits = model(x)  # (B, 10)
+        loss = F.cross_entropy(logits, y)
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        seen += len(index)
+        # Kept as tensors: reading a number out at every step would cost more than it tells.
+        loss_sums[batch - 1] = loss.detach() * len(index)
+        correct += (logits.argmax(1) == y).sum()
+        if batch % log_interval == 0 or batch == total:
+            mean_loss, accuracy = loss_sums.sum().item() / seen, 100 * correct.item() / seen
+            if not math.isfinite(mean_loss):
+                first = int((~loss_sums.isfinite()).nonzero()[0]) + 1
+                raise FloatingPointError(
+                    f"epoch {epoch}, batch {first}/{total}: the loss is not finite; "
+                    "try a smaller --lr"
+                )
+            if batch % log_interval == 0:
+                position = f"{batch}/{total},"
+                log.info(
+                    f"Epoch {epoch}, Batch {position:<{2 * len(str(total)) + 2}} "
+                    f"Loss: {mean_loss:.4f}, Accuracy: {accuracy:5.2f}%"
+                )
+    return mean_loss, accuracy
+
+
+@torch.no_grad()
+def evaluate(model, images, labels, batch_size=1000):
+    """Return the accuracy of `model` on the given images in percent.
+
+    Runs in eval mode without gradients and leaves the model in the mode it was in.
+
+    Args:
+        images: uint8, or float32 in [0, 1], `(N, 1, 28, 28)`.
+        labels: int64 `(N,)`.
+    """
+    was_training = model.training
+    model.eval()
+    correct = 0
+    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        correct += (model(to_float(x)).argmax(1) == y).sum().item()
+    model.train(was_training)
+    return 100 * correct / len(images)
+
+
+# --- Command line -----------------------------------------------------------------------------
+
+
+class ISTFormatter(logging.Formatter):
+    """Stamps log lines in Indian Standard Time, UTC+5:30 all year, whatever the host's zone is."""
+
+    def __init__(self):
+        super().__init__("[%(asctime)s IST] %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+    @staticmethod
+    def converter(seconds):
+        return time.gmtime(seconds + 5.5 * 3600)  # A fixed offset needs no time-zone database.
+
+
+class LogHandler(logging.StreamHandler):
+    """Writes and flushes each line; a closed pipe is raised as BrokenPipeError, not printed."""
+
+    def handleError(self, record):
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError) and error.errno == errno.EINVAL:  # as Windows calls it
+            raise BrokenPipeError from error
+        raise
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def seed(text):
+    value = int(text)
+    if not 0 <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**64 - 1, got {text}")
+    return value
+
+
+def learning_rate(text):
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be finite and above 0, got {text}")
+    return value
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description="Train LightweightCNN (10,982 parameters) on MNIST, on the CPU.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--epochs", type=positive_int, default=1, metavar="N", help="passes over the training set")
+    add("--batch-size", type=positive_int, default=32, metavar="N", help="images per update")
+    add("--lr", type=learning_rate, default=0.003, metavar="LR", help="learning rate of Adam")
+    add(
+        "--lr-schedule",
+        choices=("constant", "linear"),
+        default="constant",
+        help="keep the learning rate, or decay it to 0 over the whole run",
+    )
+    add("--seed", type=seed, default=42, metavar="S", help="same seed, same weights")
+    add(
+        "--log-interval",
+        type=positive_int,
+        default=100,
+        metavar="N",
+        help="batches between two log lines",
+    )
+    add_dataset_flags(parser)
+    add(
+        "--save-model",
+        type=Path,
+        metavar="PATH",
+        help="write the trained state_dict to this file",
+    )
+    args = parser.parse_args(argv)
+    if args.save_model is not None:
+        if args.save_model.exists() and not args.save_model.is_file():
+            parser.error(f"argument --save-model: {args.save_model} is not a regular file")
+        try:  # Before the training, not after it. os.access() would not tell on every system.
+            tempfile.TemporaryFile(dir=args.save_model.parent).close()
+        except OSError as error:
+            parser.error(
+                f"argument --save-model: cannot write in folder {args.save_model.parent}: "
+                f"{error.strerror}"
+            )
+    return args
+
+
+def save_state_dict(model, path):
+    """Write the model's state_dict to `path`, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unfinished = Path(folder, path.name)
+        unfinished.write_bytes(buffer.getvalue())
+        unfinished.replace(path)
+
+
+def run(args):
+    """Train, evaluate and save as the flags say, and log it."""
+    images, labels, source = load_digits(True, args.dataset, args.data_dir)
+    test_images, test_labels, _ = load_digits(False, source, args.data_dir)
+    genuine = source == "mnist"
+    torch.manual_seed(args.seed)  # Before the network is built: the weights depend on it too.
+    model = LightweightCNN()
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+    batches = math.ceil(len(images) / args.batch_size)
+    steps = args.epochs * batches
+    scheduler = None
+    if args.lr_schedule == "linear":
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+
+    log.info(
+        "Starting MNIST Training"
+        if genuine
+        else "Starting Training on rendered stand-in digits, NOT on MNIST"
+    )
+    log.info(f"Model initialized with {count_parameters(model):,} parameters")
+    decay = ", linear decay to 0" if scheduler else ""
+    log.info(
+        "Training configuration:\n"
+        "  - Device: cpu\n"
+        f"  - Optimizer: Adam (lr={args.lr:g}{decay})\n"
+        "  - Loss: CrossEntropyLoss\n"
+        f"  - Batch size: {args.batch_size}\n"
+        f"  - Total batches per epoch: {batches}"
+    )
+    first_accuracy = None
+    for epoch in range(1, args.epochs + 1):
+        log.info(f"Starting Epoch {epoch}")
+        loss, accuracy = train_epoch(
+            model,
+            images,
+            labels,
+            optimizer,
+            scheduler=scheduler,
+            epoch=epoch,
+            batch_size=args.batch_size,
+            log_interval=args.log_interval,
+        )
+        if first_accuracy is None:
+            first_accuracy = accuracy
+        log.info(
+            f"Epoch {epoch} completed - Final Loss: {loss:.4f}, Final Accuracy: {accuracy:.2f}%"
+        )
+    log.info("Training completed!")
+    log.info(f"Final first epoch accuracy: {first_accuracy:.2f}%")
+    test_accuracy = evaluate(model, test_images, test_labels)
+    kind = "test images" if genuine else "rendered digits"
+    log.info(f"Accuracy on {len(test_images):,} held-out {kind}: {test_accuracy:.2f}%")
+    if args.save_model is not None:
+        save_state_dict(model, args.save_model)
+
+
+def main(argv=None):
+    """Run the command line and return its exit status.
+
+    0: done. 1: unusable data, a loss that is not finite, or weights that cannot be written.
+    141: nobody reads the output any more. Usage errors exit with 2, Ctrl-C with 130.
+    """
+    args = parse_args(argv)
+    handler = LogHandler(sys.stdout)
+    handler.setFormatter(ISTFormatter())
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    try:
+        run(args)
+    except BrokenPipeError:  # as in `python model.py | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 128 + 13  # the status of a program that SIGPIPE ended
+    except (DataError, FloatingPointError, OSError) as error:
+        print(f"model.py: error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        root.removeHandler(handler)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,813 @@
+"""Tests of the network, its training and its data: `pytest test_model.py`.
+
+The trained tests share the runs of the fixtures below. `--dataset {auto,mnist,rendered}` chooses
+their digits, as it does for `model.py`; pytest's last lines say which they were. How much room each
+accuracy gate has was measured over many seeds by `benchmarks/seeds.py`.
+"""
+
+import copy
+import datetime
+import functools
+import gzip
+import hashlib
+import http.server
+import logging
+import math
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import dataset
+import model
+from conftest import SOURCE
+from dataset import DataError, load_digits
+from model import LightweightCNN, count_parameters, evaluate, save_state_dict, train_epoch
+
+HERE = Path(__file__).resolve().parent
+
+# Lower bounds in percent, one set for each source of digits; the stand-in has bounds of its own.
+GATES = {
+    "mnist": {"train": 95.0, "held_out": 97.0},
+    "rendered": {"train": 95.0, "held_out": 97.0},
+}
+
+
+# --- Shared digits and trained networks ---------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def digits(request):
+    """Both splits of the digits under test, their source and its gates."""
+    images, labels, source = load_digits(True, request.config.getoption("--dataset"))
+    test_images, test_labels, _ = load_digits(False, source)
+    request.config.stash[SOURCE] = source
+    return SimpleNamespace(
+        images=images,
+        labels=labels,
+        test_images=test_images,
+        test_labels=test_labels,
+        source=source,
+        gates=GATES[source],
+    )
+
+
+@pytest.fixture(scope="session")
+def default_run(digits, tmp_path_factory):
+    """`python model.py` as a user runs it, in a process of its own and another time zone."""
+    weights = tmp_path_factory.mktemp("run") / "weights.pt"
+    started = time.time()
+    done = subprocess.run(
+        [sys.executable, "model.py", "--dataset", digits.source, "--save-model", str(weights)],
+        cwd=HERE,
+        env=os.environ | {"TZ": "America/New_York"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    network = LightweightCNN()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    return SimpleNamespace(
+        started=started,
+        ended=time.time(),
+        lines=done.stdout.splitlines(),
+        stderr=done.stderr,
+        network=network.eval(),
+    )
+
+
+# --- Parameter count and architecture -----------------------------------------------------------
+
+
+def test_parameter_count_in_total_and_per_layer():
+    """The counts follow from the table: kernel area * inputs * outputs + biases."""
+    expected = {
+        "conv1": 3 * 3 * 1 * 12 + 12,
+        "bn1": 2 * 12,
+        "conv2": 3 * 3 * 12 * 16 + 16,
+        "bn2": 2 * 16,
+        "conv3": 3 * 3 * 16 * 20 + 20,
+        "bn3": 2 * 20,
+        "dropout": 0,
+        "fc1": 180 * 32 + 32,
+        "fc2": 32 * 10 + 10,
+    }
+    network = LightweightCNN()
+    assert {name: count_parameters(layer) for name, layer in network.named_children()} == expected
+    assert count_parameters(network) == sum(expected.values()) == 10_982
+
+
+def test_output_shape_after_every_stage():
+    """Shapes of the specification's table; a stage's pooled output is the next one's input."""
+    network, shapes = LightweightCNN().eval(), {}
+    for name, layer in network.named_children():
+        layer.register_forward_hook(
+            lambda _, inputs, output, name=name: shapes.update(
+                {name: (tuple(inputs[0].shape[1:]), tuple(output.shape[1:]))}
+            )
+        )
+    assert network(torch.rand(5, 1, 28, 28)).shape == (5, 10)
+    assert shapes == {
+        "conv1": ((1, 28, 28), (12, 28, 28)),
+        "bn1": ((12, 28, 28), (12, 28, 28)),
+        "conv2": ((12, 14, 14), (16, 14, 14)),
+        "bn2": ((16, 14, 14), (16, 14, 14)),
+        "conv3": ((16, 7, 7), (20, 7, 7)),
+        "bn3": ((20, 7, 7), (20, 7, 7)),
+        "dropout": ((180,), (180,)),
+        "fc1": ((180,), (32,)),
+        "fc2": ((32,), (10,)),
+    }
+
+
+def test_architecture_is_the_specifications_table(plain_logits):
+    """Layer for layer as the table writes it, with the activation before the pool."""
+    network = LightweightCNN()
+    assert [type(layer) for layer in network.children()] == [
+        *(nn.Conv2d, nn.BatchNorm2d, nn.Conv2d, nn.BatchNorm2d, nn.Conv2d, nn.BatchNorm2d),
+        *(nn.Dropout, nn.Linear, nn.Linear),
+    ]
+    assert network.dropout.p == 0.1
+    network.eval()
+    for layer in (network.bn1, network.bn2, network.bn3):  # not the identity, as when fresh
+        layer.running_mean.normal_()
+        layer.running_var.uniform_(0.5, 2)
+    x = torch.rand(64, 1, 28, 28)
+    torch.testing.assert_close(network(x), plain_logits(network, x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def plain_logits():
+    """The network written out from the table, without anything that makes it faster."""
+
+    def forward(network, x):
+        for number in (1, 2, 3):
+            x = F.conv2d(x, *layer_parameters(network, f"conv{number}"), padding=1)
+            bn = getattr(network, f"bn{number}")
+            x = F.batch_norm(
+                x, bn.running_mean, bn.running_var, bn.weight, bn.bias, network.training
+            )
+            x = F.max_pool2d(torch.where(x > 0, x, 0.1 * x), 2)
+        x = F.dropout(x.reshape(-1, 180), network.dropout.p, network.training)
+        x = x @ network.fc1.weight.T + network.fc1.bias
+        x = torch.where(x > 0, x, 0.1 * x)
+        return x @ network.fc2.weight.T + network.fc2.bias
+
+    def layer_parameters(network, name):
+        layer = getattr(network, name)
+        return layer.weight, layer.bias
+
+    return forward
+
+
+def test_first_loss_is_that_of_guessing(digits):
+    """A fresh network knows nothing: cross-entropy within 10 % of ln 10, on each of ten seeds."""
+    x, y = digits.images[:1000] / 255, digits.labels[:1000]
+    for seed in range(10):
+        torch.manual_seed(seed)
+        loss = F.cross_entropy(LightweightCNN()(x), y).item()
+        assert loss == pytest.approx(math.log(10), rel=0.1), f"seed {seed}"
+
+
+def test_fresh_network_overfits_one_batch(digits):
+    """32 images, 60 updates: every one of them is known by heart."""
+    torch.manual_seed(0)
+    network = LightweightCNN()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
+    images, labels = digits.images[:32], digits.labels[:32]
+    for _ in range(60):
+        loss, _ = train_epoch(network, images, labels, optimizer)
+    assert loss < 0.1
+    assert evaluate(network, images, labels) == 100
+
+
+# --- First-epoch accuracy -----------------------------------------------------------------------
+
+
+def test_first_epoch_accuracy(default_run, digits):
+    """Running accuracy of the one epoch of `python model.py`."""
+    accuracy = float(re.search(r"first epoch accuracy: (\S+)%", default_run.lines[-2])[1])
+    assert accuracy > digits.gates["train"]
+
+
+def test_held_out_accuracy(default_run, digits):
+    """Accuracy on the 10,000 digits it has not seen; the log's figure is that of the weights."""
+    accuracy = evaluate(default_run.network, digits.test_images, digits.test_labels)
+    assert accuracy > digits.gates["held_out"]
+    assert default_run.lines[-1].endswith(f": {accuracy:.2f}%")
+
+
+# --- Training and evaluation --------------------------------------------------------------------
+
+
+class Recorder(nn.Module):
+    """Linear in the first pixel; keeps what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1, 10)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x[:, 0, 0, 0].detach())
+        return self.linear(x[:, :, 0, 0])
+
+
+def numbered_images(count):
+    """Float images whose first pixel is their index, and labels 0, 1, ..., 9, 0, ..."""
+    index = torch.arange(count)
+    return index.float().view(-1, 1, 1, 1).expand(-1, 1, 28, 28), index % 10
+
+
+def test_train_epoch_visits_every_image_once_in_random_order():
+    """Batches of 32 and the rest, a new order every epoch, in train mode."""
+    images, labels = numbered_images(100)
+    network = Recorder().eval()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    for _ in range(2):
+        train_epoch(network, images, labels, optimizer)
+    assert network.training
+    assert [len(batch) for batch in network.seen] == [32, 32, 32, 4] * 2
+    first, second = torch.cat(network.seen).long().view(2, 100)
+    in_order = torch.arange(100)
+    assert torch.equal(first.sort().values, in_order)
+    assert torch.equal(second.sort().values, in_order)
+    # The chance that a shuffle leaves 20 of 100 in place is below 1e-18.
+    assert (first == in_order).sum() < 20
+    assert (first == second).sum() < 20
+
+
+def test_train_epoch_returns_mean_loss_and_accuracy_over_images():
+    """With a learning rate of 0 both must equal those of the whole set, short last batch or not."""
+    images, labels = numbered_images(100)
+    network = Recorder()
+    loss, accuracy = train_epoch(
+        network, images, labels, torch.optim.SGD(network.parameters(), lr=0.0)
+    )
+    with torch.no_grad():
+        logits = network(images)
+    assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert accuracy == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
+
+
+def test_evaluate_leaves_the_network_as_it_was(digits):
+    """Mode, running statistics and gradients are untouched, and accuracy is that of eval mode."""
+    torch.manual_seed(0)
+    network = LightweightCNN()
+    x, y = digits.test_images[:1500], digits.test_labels[:1500]
+    network(x[:500] / 255)  # gives the running statistics something to be
+    before = copy.deepcopy(network.state_dict())
+    accuracies = []
+    for mode in (True, False):
+        network.train(mode)
+        accuracies.append(evaluate(network, x, y))
+        assert network.training is mode
+    after = network.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert all(p.grad is None for p in network.parameters())
+    expected = 100 * (network.eval()(x / 255).argmax(1) == y).double().mean().item()
+    assert accuracies == [pytest.approx(expected)] * 2
+
+
+@pytest.fixture
+def few_digits(digits, monkeypatch):
+    """Lets `model.main` run on 320 training and 100 held-out digits."""
+    few = {
+        True: (digits.images[:320], digits.labels[:320]),
+        False: (digits.test_images[:100], digits.test_labels[:100]),
+    }
+    monkeypatch.setattr(model, "load_digits", lambda train, *_: (*few[train], digits.source))
+    return few
+
+
+def weights_after(*flags, path):
+    assert model.main([*flags, "--save-model", str(path)]) == 0
+    return torch.load(path, weights_only=True)
+
+
+def test_same_seed_same_weights(few_digits, tmp_path):
+    """Bit for bit, whatever torch's generator was before; another seed gives other weights."""
+    path = tmp_path / "weights.pt"
+    first, again, other = (weights_after("--seed", seed, path=path) for seed in ("42", "42", "43"))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+    assert torch.equal(weights_after(path=path)["fc2.bias"], first["fc2.bias"])  # 42: the default
+
+
+def test_linear_schedule_decays_to_zero_over_the_whole_run(few_digits, monkeypatch, tmp_path):
+    """Update k of n is made with lr * (1 - k / n), k = 0 ... n - 1, across epochs."""
+    used = []
+
+    class SpyAdam(torch.optim.Adam):
+        def step(self, closure=None):
+            used.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "Adam", SpyAdam)
+    assert model.main(["--epochs", "2", "--lr", "0.01", "--lr-schedule", "linear"]) == 0
+    assert used == pytest.approx([0.01 * (1 - k / 20) for k in range(20)])
+    used.clear()
+    assert model.main(["--epochs", "2", "--lr", "0.01"]) == 0
+    assert used == [0.01] * 20
+
+
+def test_saved_weights_give_the_same_logits(digits, tmp_path):
+    """Under the documented keys, readable without unpickling code, and no litter beside them."""
+    network = LightweightCNN()
+    x = digits.test_images[:100] / 255
+    network(x)  # moves the running statistics
+    network.eval()
+    save_state_dict(network, tmp_path / "weights.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+    loaded = LightweightCNN().eval()
+    loaded.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert torch.equal(loaded(x), network(x))
+    layers = ("conv1", "conv2", "conv3", "fc1", "fc2")
+    assert {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")} < set(
+        loaded.state_dict()
+    )
+
+
+def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    """The file appears whole or not at all."""
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"old")
+
+    def full_disk(self, content):
+        with self.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_state_dict(LightweightCNN(), path)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
+    assert path.read_bytes() == b"old"
+
+
+# --- The log ------------------------------------------------------------------------------------
+
+
+def masked(line):
+    """The line with time, loss and accuracy blanked out, its columns kept."""
+    line = re.sub(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d IST\]", "[time]", line)
+    line = re.sub(r"Loss: \d\.\d{4}", "Loss: #.####", line)
+    return re.sub(r": (1\d| |)\d\d?\.\d\d%", ": ##.##%", line)
+
+
+def test_log_is_the_specifications(default_run, digits):
+    """Line for line and column for column; the last line is this project's own."""
+    start, kind = "Starting MNIST Training", "test images"
+    if digits.source != "mnist":
+        start = "Starting Training on rendered stand-in digits, NOT on MNIST"
+        kind = "rendered digits"
+    expected = [
+        f"[time] {start}",
+        "[time] Model initialized with 10,982 parameters",
+        "[time] Training configuration:",
+        "  - Device: cpu",
+        "  - Optimizer: Adam (lr=0.003)",
+        "  - Loss: CrossEntropyLoss",
+        "  - Batch size: 32",
+        "  - Total batches per epoch: 1875",
+        "[time] Starting Epoch 1",
+        *(f"[time] Epoch 1, Batch {b}/1875,  Loss: #.####, Accuracy: ##.##%" for b in HUNDREDS),
+        *(f"[time] Epoch 1, Batch {b}/1875, Loss: #.####, Accuracy: ##.##%" for b in THOUSANDS),
+        "[time] Epoch 1 completed - Final Loss: #.####, Final Accuracy: ##.##%",
+        "[time] Training completed!",
+        "[time] Final first epoch accuracy: ##.##%",
+        f"[time] Accuracy on 10,000 held-out {kind}: ##.##%",
+    ]
+    assert [masked(line) for line in default_run.lines] == expected
+    assert default_run.stderr == ""
+    loss = [float(m[1]) for m in re.finditer(r"Loss: (\d\.\d{4}),", "\n".join(default_run.lines))]
+    assert loss == sorted(loss, reverse=True), "the running mean of the loss falls all the time"
+
+
+HUNDREDS, THOUSANDS = range(100, 1000, 100), range(1000, 1875, 100)
+
+
+def test_log_clock_is_ist_in_another_time_zone(default_run):
+    """The host was in New York; UTC+5:30 comes from the standard library's fixed offset."""
+    ist = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
+    stamps = [
+        datetime.datetime.strptime(line[1:20], "%Y-%m-%d %H:%M:%S").replace(tzinfo=ist)
+        for line in default_run.lines
+        if line.startswith("[")
+    ]
+    assert stamps == sorted(stamps)
+    assert default_run.started - 1 <= stamps[0].timestamp()
+    assert stamps[-1].timestamp() <= default_run.ended
+
+
+def test_log_of_other_flags(few_digits, capsys):
+    """What the flags change is what the log says, in the first epoch and later ones."""
+    flags = ["--epochs", "2", "--batch-size", "100", "--lr", "0.01", "--lr-schedule", "linear"]
+    assert model.main([*flags, "--log-interval", "3"]) == 0
+    log = [masked(line) for line in capsys.readouterr().out.splitlines()]
+    assert "  - Optimizer: Adam (lr=0.01, linear decay to 0)" in log
+    assert "  - Batch size: 100" in log
+    assert "  - Total batches per epoch: 4" in log
+    batches = [line for line in log if ", Batch " in line]
+    assert batches == [
+        f"[time] Epoch {epoch}, Batch 3/4, Loss: #.####, Accuracy: ##.##%" for epoch in (1, 2)
+    ]
+    assert len([line for line in log if "completed - " in line]) == 2
+
+
+def started_run(digits, *flags):
+    """A real `python model.py`, once its first three lines are out."""
+    process = subprocess.Popen(
+        [sys.executable, "model.py", "--dataset", digits.source, "--log-interval", "1", *flags],
+        cwd=HERE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert [masked(process.stdout.readline())[:6] for _ in range(3)] == ["[time]"] * 3
+    assert process.poll() is None, "lines are flushed as they are written, not at the end"
+    return process
+
+
+def test_closed_pipe_ends_quietly(digits):
+    """`python model.py | head -3`."""
+    process = started_run(digits)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 128 + signal.Signals(13)
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT for one process alone")
+def test_ctrl_c_ends_with_130_and_writes_nothing(digits, tmp_path):
+    process = started_run(digits, "--save-model", str(tmp_path / "weights.pt"))
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (130, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- The data -----------------------------------------------------------------------------------
+
+
+def test_digits_are_60000_and_10000_of_mnists_kind(digits):
+    for images, labels, count in (
+        (digits.images, digits.labels, 60_000),
+        (digits.test_images, digits.test_labels, 10_000),
+    ):
+        assert (images.dtype, tuple(images.shape)) == (torch.uint8, (count, 1, 28, 28))
+        assert (labels.dtype, tuple(labels.shape)) == (torch.int64, (count,))
+        share = labels.bincount(minlength=10) / count
+        assert len(share) == 10
+        assert share.min() > 0.08
+
+
+def test_mnist_is_what_torchvision_reads(digits):
+    if digits.source != "mnist":
+        pytest.skip("needs genuine MNIST")
+    oracle = torchvision.datasets.MNIST(dataset.default_data_dir(), train=False)
+    assert torch.equal(digits.test_images[:, 0], oracle.data)
+    assert torch.equal(digits.test_labels, oracle.targets)
+
+
+@pytest.fixture(scope="session")
+def rendered():
+    return load_digits(False, "rendered")
+
+
+def test_rendered_digits_look_like_mnist(rendered):
+    """Polarity, size, centring and ink of MNIST, as published or measured on its test images.
+
+    Published: 20 x 20 pixels of digit, centre of mass in the middle of 28 x 28. Mean intensity of
+    MNIST: 0.1307.
+    """
+    x = rendered[0][:, 0] / 255
+    mass = x.sum((1, 2))
+    axis = torch.arange(28) - 13.5
+    for side in (1, 2):
+        off_centre = ((x.sum(side) @ axis) / mass).abs()
+        assert off_centre.quantile(0.99) <= 0.51, "whole pixels: half of one may remain"
+    height = (x.amax(2) > 0.5).sum(1).float()
+    assert height.mean() == pytest.approx(20, abs=1.5)
+    assert x.mean() == pytest.approx(0.1307, abs=0.03)
+    assert x[:, [0, -1]].mean() < 0.01, "the margin is black"
+    assert x.amax((1, 2)).min() > 0.5, "no digit is blank"
+
+
+def test_rendered_digits_are_always_the_same(rendered):
+    """Whatever the seed is; and the two splits share no image."""
+    torch.manual_seed(123)
+    images, labels, source = load_digits(False, "rendered")
+    assert source == "rendered"
+    assert torch.equal(images, rendered[0])
+    assert torch.equal(labels, rendered[1])
+    train_images, _, _ = load_digits(True, "rendered")
+    seen = {image.numpy().tobytes() for image in train_images}
+    assert len(seen) > 59_900, "they vary"
+    assert not seen & {image.numpy().tobytes() for image in images}
+
+
+@pytest.fixture
+def tiny_mnist(tmp_path, monkeypatch):
+    """A data folder with seven and three hand-made digits whose checksums count as published.
+
+    Downloads go to a port of this machine where nobody listens: no test uses the network.
+    """
+    folder = tmp_path / "digits"
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    files, content = {}, {}
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 7), ("t10k", 3)):
+        images = torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(10, (count,), dtype=torch.uint8, generator=generator)
+        content[split] = images, labels
+        for name, header, values in (
+            (f"{split}-images-idx3-ubyte", struct.pack(">4I", 2051, count, 28, 28), images),
+            (f"{split}-labels-idx1-ubyte", struct.pack(">2I", 2049, count), labels),
+        ):
+            (raw / name).write_bytes(header + bytes(values.flatten().tolist()))
+            digest = hashlib.md5((raw / name).read_bytes()).hexdigest()
+            files[name] = ((raw / name).stat().st_size, digest)
+    monkeypatch.setattr(dataset, "MNIST_FILES", files)
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return SimpleNamespace(folder=folder, raw=raw, content=content)
+
+
+@pytest.mark.parametrize("name", ["mnist", "auto"])
+def test_files_are_read_as_they_are(tiny_mnist, name):
+    for train, split in ((True, "train"), (False, "t10k")):
+        images, labels, source = load_digits(train, name, tiny_mnist.folder)
+        assert source == "mnist"
+        assert torch.equal(images[:, 0], tiny_mnist.content[split][0])
+        assert torch.equal(labels, tiny_mnist.content[split][1].long())
+
+
+DAMAGE = {
+    "flipped byte": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "flipped byte in the header": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "truncated": lambda content: content[:-5],
+    "empty": lambda content: b"",
+    "longer": lambda content: content + b"\0",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
+@pytest.mark.parametrize("name", ["mnist", "auto"])
+def test_damaged_file_is_refused_and_kept(tiny_mnist, name, kind, damage):
+    """One line that names the file; never the stand-in instead, even if another file is missing."""
+    path = tiny_mnist.raw / f"t10k-{kind}-ubyte"
+    damaged = DAMAGE[damage](path.read_bytes())
+    path.write_bytes(damaged)
+    load_digits(True, name, tiny_mnist.folder)  # only files that are read have to be sound
+    for absent in (None, "train-labels-idx1-ubyte"):
+        if absent:
+            (tiny_mnist.raw / absent).unlink()
+        with pytest.raises(DataError, match=r"damaged.*delete") as error:
+            load_digits(False, name, tiny_mnist.folder)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+        assert path.read_bytes() == damaged
+
+
+def test_unreadable_file_is_refused(tiny_mnist):
+    path = tiny_mnist.raw / "t10k-labels-idx1-ubyte"
+    path.unlink()
+    path.mkdir()  # reads like a file without permission, for root as well
+    with pytest.raises(DataError, match="cannot be read") as error:
+        load_digits(False, "auto", tiny_mnist.folder)
+    assert str(path) in str(error.value)
+
+
+@pytest.fixture
+def tiny_stand_in(monkeypatch):
+    """Ten grey squares instead of 70,000 rendered digits."""
+    squares = torch.full((10, 1, 28, 28), 128, dtype=torch.uint8), torch.arange(10)
+    monkeypatch.setattr(dataset, "_render", lambda count, seed: squares)
+    return squares
+
+
+@pytest.mark.parametrize("missing", [1, 4])
+def test_missing_mnist_without_a_download(tiny_mnist, tiny_stand_in, caplog, missing):
+    """`auto` warns once, with the reason, and takes the stand-in; `mnist` does not."""
+    for name in list(dataset.MNIST_FILES)[:missing]:
+        (tiny_mnist.raw / name).unlink()
+    left = sorted(tiny_mnist.folder.rglob("*"))
+    with pytest.raises(DataError, match=r"cannot be downloaded: .*refused"):
+        load_digits(True, "mnist", tiny_mnist.folder)
+    assert caplog.messages == []
+    images, _, source = load_digits(True, "auto", tiny_mnist.folder)
+    assert (source, images.shape) == ("rendered", tiny_stand_in[0].shape)
+    (message,) = caplog.messages
+    assert message.startswith("WARNING: ")
+    assert "refused" in message
+    assert "\n" not in message
+    assert sorted(tiny_mnist.folder.rglob("*")) == left, "a failed download leaves nothing behind"
+
+
+def test_data_folder_that_cannot_be_made(tiny_mnist, tiny_stand_in, tmp_path, caplog):
+    """An error under `mnist`, the reason of the warning under `auto`."""
+    (tmp_path / "file").write_text("not a folder")
+    folder = tmp_path / "file" / "data"
+    with pytest.raises(DataError, match="file"):
+        load_digits(True, "mnist", folder)
+    assert load_digits(True, "auto", folder)[2] == "rendered"
+    assert str(folder) in caplog.text
+
+
+@pytest.fixture
+def mirror(tiny_mnist, tmp_path, monkeypatch):
+    """Archives of the tiny MNIST where torchvision looks for them: a server on this machine."""
+    served = tmp_path / "mirror"
+    served.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=served)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    resources = []
+    for name in dataset.MNIST_FILES:
+        archive = served / f"{name}.gz"
+        archive.write_bytes(gzip.compress((tiny_mnist.raw / name).read_bytes()))
+        resources.append((archive.name, hashlib.md5(archive.read_bytes()).hexdigest()))
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    url = f"http://127.0.0.1:{server.server_port}/"
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [url])
+    yield served
+    server.shutdown()
+    server.server_close()
+
+
+def test_download_fills_what_is_missing_and_leaves_the_rest(tiny_mnist, mirror, capfd):
+    gone, kept = "train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+    (tiny_mnist.raw / gone).unlink()
+    before = (tiny_mnist.raw / kept).stat()
+    images, _, source = load_digits(True, "auto", tiny_mnist.folder)
+    assert source == "mnist"
+    assert torch.equal(images[:, 0], tiny_mnist.content["train"][0])
+    assert (tiny_mnist.raw / kept).stat() == before
+    assert [path.name for path in tiny_mnist.folder.iterdir()] == ["MNIST"]
+    assert sorted(path.name for path in tiny_mnist.raw.iterdir()) == sorted(dataset.MNIST_FILES)
+    assert capfd.readouterr().out == "", "stdout is for the training log"
+
+
+def test_download_into_a_new_folder(tiny_mnist, mirror, tmp_path):
+    folder = tmp_path / "new" / "data"
+    assert load_digits(False, "mnist", folder)[2] == "mnist"
+    assert len(list((folder / "MNIST" / "raw").iterdir())) == 4
+
+
+def test_archives_fetched_by_hand_need_no_network(tiny_mnist, mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    raw = tmp_path / "new" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for archive in mirror.iterdir():
+        (raw / archive.name).write_bytes(archive.read_bytes())
+    assert load_digits(True, "mnist", tmp_path / "new")[2] == "mnist"
+    assert len(list(raw.glob("*.gz"))) == 4, "the archives are left where they were"
+
+
+def test_unknown_dataset_is_an_error():
+    with pytest.raises(ValueError, match="auto, mnist, rendered"):
+        load_digits(True, "emnist")
+
+
+def test_default_folder_is_beside_the_scripts_unless_the_environment_names_one(monkeypatch):
+    monkeypatch.delenv("MNIST_DATA_DIR", raising=False)
+    assert dataset.default_data_dir() == HERE / "data"
+    monkeypatch.setenv("MNIST_DATA_DIR", "elsewhere")
+    assert dataset.default_data_dir() == Path("elsewhere")
+    assert model.parse_args([]).data_dir == Path("elsewhere")
+    assert model.parse_args(["--data-dir", "here"]).data_dir == Path("here")
+
+
+# --- Bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(["--epochs", value] for value in ("0", "-1", "1.5", "many")),
+        *(["--batch-size", value] for value in ("0", "-32")),
+        *(["--log-interval", value] for value in ("0", "-100")),
+        *(["--lr", value] for value in ("0", "-0.003", "nan", "inf", "fast")),
+        *(["--seed", value] for value in ("-1", str(2**64), "x")),
+        ["--lr-schedule", "cosine"],
+        ["--dataset", "emnist"],
+        ["--save-model", str(HERE / "no such folder" / "weights.pt")],
+        ["--save-model", str(HERE / "model.py" / "weights.pt")],
+        ["--save-model", str(HERE)],
+        ["--no-such-flag"],
+    ],
+    ids=" ".join,
+)
+def test_unusable_flags_are_usage_errors(flags, capsys):
+    """Status 2 and a line that names the flag, before anything is loaded or trained."""
+    with pytest.raises(SystemExit) as exit:
+        model.main(flags)
+    assert exit.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert flags[0] in err.splitlines()[-1]
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or (hasattr(os, "geteuid") and os.geteuid() == 0),
+    reason="needs a user whom a folder can refuse",
+)
+def test_folder_without_permission_is_a_usage_error(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    with pytest.raises(SystemExit) as exit:
+        model.main(["--save-model", str(tmp_path / "weights.pt")])
+    assert exit.value.code == 2
+    assert "--save-model" in capsys.readouterr().err
+
+
+def test_environment_sets_the_dataset_and_is_checked_too(monkeypatch, capsys):
+    monkeypatch.setenv("MNIST_DATASET", "rendered")
+    assert model.parse_args([]).dataset == "rendered"
+    assert model.parse_args(["--dataset", "mnist"]).dataset == "mnist"
+    monkeypatch.setenv("MNIST_DATASET", "")
+    assert model.parse_args([]).dataset == "auto"
+    monkeypatch.setenv("MNIST_DATASET", "emnist")
+    with pytest.raises(SystemExit) as exit:
+        model.parse_args([])
+    assert exit.value.code == 2
+    assert "MNIST_DATASET" in capsys.readouterr().err
+
+
+def test_bad_data_ends_with_one_line_and_status_1(tiny_mnist, capsys):
+    path = tiny_mnist.raw / "t10k-labels-idx1-ubyte"
+    path.write_bytes(b"")
+    assert model.main(["--data-dir", str(tiny_mnist.folder)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert str(path) in err
+
+
+def test_stand_in_run_warns_once_and_claims_nothing(tiny_mnist, tiny_stand_in, capsys):
+    """No line of a run on the stand-in can be taken for a result on MNIST."""
+    for name in dataset.MNIST_FILES:
+        (tiny_mnist.raw / name).unlink()
+    assert model.main(["--dataset", "auto", "--data-dir", str(tiny_mnist.folder)]) == 0
+    out, err = capsys.readouterr()
+    warning, start, *rest = out.splitlines()
+    assert masked(warning).startswith("[time] WARNING: MNIST is not in ")
+    assert masked(start) == "[time] Starting Training on rendered stand-in digits, NOT on MNIST"
+    assert not [line for line in rest if "MNIST" in line or "WARNING" in line]
+    assert "Traceback" not in err
+
+
+def test_loss_that_is_not_finite_stops_the_run(few_digits, capsys, tmp_path):
+    """At the next log line, with the batch where it began; nothing is saved."""
+    few_digits[True][0].float()
+    path = tmp_path / "weights.pt"
+    flags = ["--lr", "1e38", "--log-interval", "4", "--save-model", str(path)]
+    assert model.main(flags) == 1
+    out, err = capsys.readouterr()
+    assert re.fullmatch(
+        r"model.py: error: epoch 1, batch [2-4]/10: .*not finite; try a smaller --lr\n", err
+    )
+    assert "Batch 4/10" not in out
+    assert not path.exists()
+
+
+def test_not_finite_loss_names_its_first_batch():
+    """Batches come in random order, so the only bad image marks its batch by itself."""
+    torch.manual_seed(0)
+    images, labels = numbered_images(100)
+    images = images.clone()
+    images[images == 55] = math.nan
+    torch.manual_seed(1)
+    position = (torch.randperm(100) == 55).nonzero().item()
+    torch.manual_seed(1)
+    network = Recorder()
+    torch.manual_seed(1)
+    with pytest.raises(FloatingPointError, match=rf"epoch 3, batch {position // 10 + 1}/10:"):
+        train_epoch(
+            network,
+            images,
+            labels,
+            torch.optim.SGD(network.parameters(), lr=0.0),
+            epoch=3,
+            batch_size=10,
+        )
+
+
+def test_main_leaves_logging_as_it_was(few_digits):
+    before = list(logging.getLogger().handlers)
+    model.main([])
+    assert logging.getLogger().handlers == before
