@@ -99,6 +99,31 @@ def add_dataset_flags(parser):
     )
 
 
+def output_file(text):
+    """Turn a flag's text into the Path of a file that can be written; a usage error if it cannot.
+
+    Meant as `type=` of an argparse flag, so that a bad path is found before the work, not after it.
+    """
+    path = Path(text)
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{path} is not a regular file")
+    try:  # os.access() would not tell on every system.
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"cannot write in folder {path.parent}: {error.strerror}"
+        ) from error
+    return path
+
+
+def write_whole(path, content):
+    """Write bytes to `path`, whole or not at all; raises OSError if that is not possible."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unfinished = Path(folder, path.name)
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+
+
 # --- Genuine MNIST ----------------------------------------------------------------------------
 
 

@@ -15,15 +15,14 @@ import io
 import logging
 import math
 import os
-import tempfile
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dataset import DataError, add_dataset_flags, load_digits
+from augment import augment
+from dataset import DataError, add_dataset_flags, load_digits, output_file, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +92,16 @@ def to_float(images):
 
 
 def train_epoch(
-    model, images, labels, optimizer, *, scheduler=None, epoch=1, batch_size=32, log_interval=100
+    model,
+    images,
+    labels,
+    optimizer,
+    *,
+    transform=None,
+    scheduler=None,
+    epoch=1,
+    batch_size=32,
+    log_interval=100,
 ):
     """Train `model` for one pass over all images in random order.
 
@@ -104,6 +112,7 @@ def train_epoch(
         model: maps float32 `(N, 1, 28, 28)` to logits `(N, 10)`; left in train mode.
         images: uint8, or float32 in [0, 1], `(N, 1, 28, 28)`.
         labels: int64 `(N,)`.
+        transform: changes each batch, float32 `(B, 1, 28, 28)` in [0, 1], before training on it.
         log_interval: batches between two log lines.
 
     Returns:
@@ -120,6 +129,8 @@ def train_epoch(
     seen = 0
     for batch, index in enumerate(order, start=1):
         x, y = to_float(images[index]), labels[index]  # (B, 1, 28, 28), (B,)
+        if transform is not None:
+            x = transform(x)
         optimizer.zero_grad()
         logits = model(x)  # (B, 10)
         loss = F.cross_entropy(logits, y)
@@ -235,25 +246,19 @@ def parse_args(argv=None):
         metavar="N",
         help="batches between two log lines",
     )
+    add(
+        "--augment",
+        action="store_true",
+        help="rotate, shift or scale a random 20%% of the training images",
+    )
     add_dataset_flags(parser)
     add(
         "--save-model",
-        type=Path,
+        type=output_file,
         metavar="PATH",
         help="write the trained state_dict to this file",
     )
-    args = parser.parse_args(argv)
-    if args.save_model is not None:
-        if args.save_model.exists() and not args.save_model.is_file():
-            parser.error(f"argument --save-model: {args.save_model} is not a regular file")
-        try:  # Before the training, not after it. os.access() would not tell on every system.
-            tempfile.TemporaryFile(dir=args.save_model.parent).close()
-        except OSError as error:
-            parser.error(
-                f"argument --save-model: cannot write in folder {args.save_model.parent}: "
-                f"{error.strerror}"
-            )
-    return args
+    return parser.parse_args(argv)
 
 
 def save_state_dict(model, path):
@@ -264,10 +269,7 @@ def save_state_dict(model, path):
     """
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        unfinished = Path(folder, path.name)
-        unfinished.write_bytes(buffer.getvalue())
-        unfinished.replace(path)
+    write_whole(path, buffer.getvalue())
 
 
 def run(args):
@@ -298,6 +300,8 @@ def run(args):
         "  - Loss: CrossEntropyLoss\n"
         f"  - Batch size: {args.batch_size}\n"
         f"  - Total batches per epoch: {batches}"
+        + "\n  - Augmentation: rotation, translation or scaling of 20% of the images"
+        * args.augment
     )
     first_accuracy = None
     for epoch in range(1, args.epochs + 1):
@@ -307,6 +311,7 @@ def run(args):
             images,
             labels,
             optimizer,
+            transform=augment if args.augment else None,
             scheduler=scheduler,
             epoch=epoch,
             batch_size=args.batch_size,

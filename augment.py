@@ -1,0 +1,158 @@
+"""Rotation, translation and scaling of image batches, and the random mix that training can use.
+
+`python augment.py` draws the sample sheet, augmentation_samples.png, with the same functions.
+"""
+
+import signal
+import sys
+
+if __name__ == "__main__":  # Ctrl-C ends quietly from here on: the imports alone take seconds.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+
+
+import argparse
+import io
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from dataset import DataError, add_dataset_flags, load_digits, output_file, write_whole
+
+
+def rotate(images, degrees):
+    """Rotate each image about its centre, counter-clockwise.
+
+    Args:
+        images: float `(N, 1, 28, 28)` in [0, 1], like the result; black moves in from outside.
+        degrees: float `(N,)`, one angle per image.
+    """
+    return _warp(images, degrees=degrees)
+
+
+def translate(images, right, down):
+    """Shift each image to the right and down by fractions of its size.
+
+    Args:
+        images: float `(N, 1, 28, 28)` in [0, 1], like the result; black moves in from outside.
+        right, down: float `(N,)`, one fraction per image; 0.1 is 2.8 pixels.
+    """
+    return _warp(images, right=right, down=down)
+
+
+def scale(images, factor):
+    """Enlarge (factor > 1) or shrink (factor < 1) each image about its centre.
+
+    Args:
+        images: float `(N, 1, 28, 28)` in [0, 1], like the result; black moves in from outside.
+        factor: float `(N,)`, one factor per image, above 0.
+    """
+    return _warp(images, factor=factor)
+
+
+def augment(images, p=0.2, generator=None):
+    """Change a random share of the images by exactly one of the three operations each.
+
+    The operation is chosen evenly among a rotation within +-5 degrees, a translation within +-5 %
+    of the size in both directions, and a scaling to 95-105 %, each amount uniformly.
+
+    Args:
+        images: float `(N, 1, 28, 28)` in [0, 1]; not modified.
+        p: the chance of each image to be changed.
+        generator: torch.Generator that makes the choices, torch's global one if None.
+
+    Returns:
+        A batch like `images` with the others bit-identical; `images` itself if none is chosen.
+    """
+    chosen = (torch.rand(len(images), generator=generator) < p).nonzero().squeeze(1)  # (K,)
+    if len(chosen) == 0:
+        return images
+    operation = torch.randint(3, chosen.shape, generator=generator)  # (K,)
+    amount = 2 * torch.rand(4, len(chosen), generator=generator) - 1  # (4, K) in [-1, 1)
+    # All chosen images are warped at once: what is not their own operation gets the amount 0.
+    changed = _warp(
+        images[chosen],
+        degrees=5 * amount[0] * (operation == 0),
+        right=0.05 * amount[1] * (operation == 1),
+        down=0.05 * amount[2] * (operation == 1),
+        factor=1 + 0.05 * amount[3] * (operation == 2),
+    )
+    return images.index_copy(0, chosen, changed)
+
+
+def _warp(images, degrees=0.0, right=0.0, down=0.0, factor=1.0):
+    """Sample the images, bilinearly, where each output pixel comes from."""
+    # Coordinates run from -1 to 1 over the image, x to the right and y down. The matrix leads from
+    # the output to the input: rotated back, divided by the factor, shifted back.
+    zero = torch.zeros(len(images))
+    radians = torch.deg2rad(zero + degrees)
+    cos, sin = radians.cos() / factor, radians.sin() / factor
+    matrix = torch.stack([cos, -sin, zero - 2 * right, sin, cos, zero - 2 * down], dim=1)  # (N, 6)
+    grid = F.affine_grid(matrix.view(-1, 2, 3), images.shape, align_corners=False)  # (N, 28, 28, 2)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+# --- The sample sheet -------------------------------------------------------------------------
+
+
+def draw_samples(images, labels, source):
+    """Return a PNG (bytes) of one digit per class and what the three operations make of it.
+
+    Args:
+        images: uint8 `(N, 1, 28, 28)`.
+        labels: int64 `(N,)`; the first image of each class is drawn.
+        source: "mnist" or "rendered", for the title.
+    """
+    from matplotlib.figure import Figure  # Takes a second to import, and training never draws.
+
+    first = torch.stack([(labels == digit).nonzero()[0, 0] for digit in range(10)])
+    original = images[first] / 255  # (10, 1, 28, 28)
+    columns = {
+        "Original": original,
+        "Rotation\n10°": rotate(original, torch.full((10,), 10.0)),
+        "Scale\n90 %": scale(original, torch.full((10,), 0.9)),
+        "Translation\n10 % right": translate(original, torch.full((10,), 0.1), torch.zeros(10)),
+    }
+    figure = Figure(figsize=(6, 13.2), layout="constrained")
+    kind = "MNIST" if source == "mnist" else "rendered stand-in"
+    figure.suptitle(f"Augmentation of {kind} digits", fontsize=17)
+    for column, (axes, (title, pictures)) in enumerate(
+        zip(figure.subplots(10, 4).T, columns.items(), strict=True)
+    ):
+        axes[0].set_title(title, fontsize=12)
+        for digit, (ax, picture) in enumerate(zip(axes, pictures, strict=True)):
+            ax.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+            if column == 0:
+                ax.set_ylabel(digit, fontsize=17, rotation=0, labelpad=14, va="center")
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100, metadata={"Software": None})
+    return png.getvalue()
+
+
+def main(argv=None):
+    """Draw the sample sheet and return the exit status: 1 for unusable data, 2 for bad usage."""
+    parser = argparse.ArgumentParser(
+        description="Draw digits of every class beside their rotated, scaled and shifted forms.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--output",
+        type=output_file,
+        default=str(Path(__file__).resolve().parent / "augmentation_samples.png"),
+        metavar="PATH",
+        help="PNG file to write",
+    )
+    add_dataset_flags(parser)
+    args = parser.parse_args(argv)
+    try:
+        write_whole(args.output, draw_samples(*load_digits(False, args.dataset, args.data_dir)))
+    except (DataError, OSError) as error:
+        print(f"augment.py: error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
