@@ -133,15 +133,14 @@ def draw_samples(images, labels, source):
 def main(argv=None):
     """Draw the sample sheet and return the exit status: 1 for unusable data, 2 for bad usage."""
     parser = argparse.ArgumentParser(
-        description="Draw digits of every class beside their rotated, scaled and shifted forms.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Draw digits of every class beside their rotated, scaled and shifted forms."
     )
     parser.add_argument(
         "--output",
         type=output_file,
         default=str(Path(__file__).resolve().parent / "augmentation_samples.png"),
         metavar="PATH",
-        help="PNG file to write",
+        help="PNG file to write (default: %(default)s)",
     )
     add_dataset_flags(parser)
     args = parser.parse_args(argv)

@@ -87,7 +87,7 @@ def add_dataset_flags(parser):
         default=os.environ.get("MNIST_DATASET") or "auto",
         metavar="{" + ",".join(DATASETS) + "}",
         help="genuine MNIST, the rendered stand-in, or MNIST if it can be had; "
-        "the environment variable MNIST_DATASET sets the default",
+        "$MNIST_DATASET sets the default (now: %(default)s)",
     )
     parser.add_argument(
         "--data-dir",
@@ -95,7 +95,7 @@ def add_dataset_flags(parser):
         default=default_data_dir(),
         metavar="DIR",
         help="folder that holds or gets MNIST/raw; "
-        "the environment variable MNIST_DATA_DIR sets the default",
+        "$MNIST_DATA_DIR sets the default (now: %(default)s)",
     )
 
 

@@ -124,9 +124,7 @@ def train_epoch(
     model.train()
     order = torch.randperm(len(images)).split(batch_size)
     total = len(order)
-    loss_sums = torch.zeros(total)
-    correct = torch.zeros((), dtype=torch.int64)
-    seen = 0
+    loss_sum, correct, seen, first_bad = 0.0, 0, 0, None
     for batch, index in enumerate(order, start=1):
         x, y = to_float(images[index]), labels[index]  # (B, 1, 28, 28), (B,)
         if transform is not None:
@@ -138,25 +136,23 @@ def train_epoch(
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
+        loss_sum += loss.item() * len(index)
+        correct += (logits.argmax(1) == y).sum().item()
         seen += len(index)
-        # Kept as tensors: reading a number out at every step would cost more than it tells.
-        loss_sums[batch - 1] = loss.detach() * len(index)
-        correct += (logits.argmax(1) == y).sum()
-        if batch % log_interval == 0 or batch == total:
-            mean_loss, accuracy = loss_sums.sum().item() / seen, 100 * correct.item() / seen
-            if not math.isfinite(mean_loss):
-                first = int((~loss_sums.isfinite()).nonzero()[0]) + 1
-                raise FloatingPointError(
-                    f"epoch {epoch}, batch {first}/{total}: the loss is not finite; "
-                    "try a smaller --lr"
-                )
-            if batch % log_interval == 0:
-                position = f"{batch}/{total},"
-                log.info(
-                    f"Epoch {epoch}, Batch {position:<{2 * len(str(total)) + 2}} "
-                    f"Loss: {mean_loss:.4f}, Accuracy: {accuracy:5.2f}%"
-                )
-    return mean_loss, accuracy
+        if first_bad is None and not math.isfinite(loss_sum):
+            first_bad = batch
+        if first_bad is not None and (batch % log_interval == 0 or batch == total):
+            raise FloatingPointError(
+                f"epoch {epoch}, batch {first_bad}/{total}: the loss is not finite; "
+                "try a smaller --lr"
+            )
+        if batch % log_interval == 0:
+            position = f"{batch}/{total},"
+            log.info(
+                f"Epoch {epoch}, Batch {position:<{2 * len(str(total)) + 2}} "
+                f"Loss: {loss_sum / seen:.4f}, Accuracy: {100 * correct / seen:5.2f}%"
+            )
+    return loss_sum / seen, 100 * correct / seen
 
 
 @torch.no_grad()
@@ -225,38 +221,41 @@ def learning_rate(text):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
-        description="Train LightweightCNN (10,982 parameters) on MNIST, on the CPU.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train LightweightCNN (10,982 parameters) on MNIST, on the CPU."
     )
-    add = parser.add_argument
-    add("--epochs", type=positive_int, default=1, metavar="N", help="passes over the training set")
-    add("--batch-size", type=positive_int, default=32, metavar="N", help="images per update")
-    add("--lr", type=learning_rate, default=0.003, metavar="LR", help="learning rate of Adam")
+
+    def add(flag, text, **options):
+        shown = "" if options.get("default") is None else " (default: %(default)s)"
+        parser.add_argument(flag, help=text + shown, **options)
+
+    add("--epochs", "passes over the training set", type=positive_int, default=1, metavar="N")
+    add("--batch-size", "images per update", type=positive_int, default=32, metavar="N")
+    add("--lr", "learning rate of Adam", type=learning_rate, default=0.003, metavar="LR")
     add(
         "--lr-schedule",
+        "keep the learning rate, or decay it to 0 over the whole run",
         choices=("constant", "linear"),
         default="constant",
-        help="keep the learning rate, or decay it to 0 over the whole run",
     )
-    add("--seed", type=seed, default=42, metavar="S", help="same seed, same weights")
+    add("--seed", "same seed, same weights", type=seed, default=42, metavar="S")
     add(
         "--log-interval",
+        "batches between two log lines",
         type=positive_int,
         default=100,
         metavar="N",
-        help="batches between two log lines",
     )
     add(
         "--augment",
+        "rotate, shift or scale a random 20%% of the training images",
         action="store_true",
-        help="rotate, shift or scale a random 20%% of the training images",
     )
     add_dataset_flags(parser)
     add(
         "--save-model",
+        "write the trained state_dict to this file",
         type=output_file,
         metavar="PATH",
-        help="write the trained state_dict to this file",
     )
     return parser.parse_args(argv)
 
@@ -272,11 +271,20 @@ def save_state_dict(model, path):
     write_whole(path, buffer.getvalue())
 
 
-def run(args):
-    """Train, evaluate and save as the flags say, and log it."""
-    images, labels, source = load_digits(True, args.dataset, args.data_dir)
-    test_images, test_labels, _ = load_digits(False, source, args.data_dir)
-    genuine = source == "mnist"
+def fit(images, labels, args):
+    """Build a network and train it as the flags say, with a log.
+
+    Args:
+        images: uint8 `(N, 1, 28, 28)`.
+        labels: int64 `(N,)`.
+        args: result of `parse_args`.
+
+    Returns:
+        The network, and its running accuracy in the first epoch in percent.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+    """
     torch.manual_seed(args.seed)  # Before the network is built: the weights depend on it too.
     model = LightweightCNN()
     optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
@@ -285,25 +293,19 @@ def run(args):
     scheduler = None
     if args.lr_schedule == "linear":
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-
-    log.info(
-        "Starting MNIST Training"
-        if genuine
-        else "Starting Training on rendered stand-in digits, NOT on MNIST"
-    )
     log.info(f"Model initialized with {count_parameters(model):,} parameters")
-    decay = ", linear decay to 0" if scheduler else ""
-    log.info(
-        "Training configuration:\n"
-        "  - Device: cpu\n"
-        f"  - Optimizer: Adam (lr={args.lr:g}{decay})\n"
-        "  - Loss: CrossEntropyLoss\n"
-        f"  - Batch size: {args.batch_size}\n"
-        f"  - Total batches per epoch: {batches}"
-        + "\n  - Augmentation: rotation, translation or scaling of 20% of the images"
-        * args.augment
-    )
-    first_accuracy = None
+    configuration = [
+        "Training configuration:",
+        "  - Device: cpu",
+        f"  - Optimizer: Adam (lr={args.lr:g}{', linear decay to 0' if scheduler else ''})",
+        "  - Loss: CrossEntropyLoss",
+        f"  - Batch size: {args.batch_size}",
+        f"  - Total batches per epoch: {batches}",
+    ]
+    if args.augment:
+        configuration.append("  - Augmentation: rotation, translation or scaling of 20% of images")
+    log.info("\n".join(configuration))
+    accuracies = []
     for epoch in range(1, args.epochs + 1):
         log.info(f"Starting Epoch {epoch}")
         loss, accuracy = train_epoch(
@@ -317,16 +319,28 @@ def run(args):
             batch_size=args.batch_size,
             log_interval=args.log_interval,
         )
-        if first_accuracy is None:
-            first_accuracy = accuracy
+        accuracies.append(accuracy)
         log.info(
             f"Epoch {epoch} completed - Final Loss: {loss:.4f}, Final Accuracy: {accuracy:.2f}%"
         )
     log.info("Training completed!")
+    return model, accuracies[0]
+
+
+def run(args):
+    """Load the digits, train, evaluate and save as the flags say."""
+    images, labels, source = load_digits(True, args.dataset, args.data_dir)
+    test_images, test_labels, _ = load_digits(False, source, args.data_dir)
+    if source == "mnist":
+        start, kind = "Starting MNIST Training", "test images"
+    else:
+        start = "Starting Training on rendered stand-in digits, NOT on MNIST"
+        kind = "rendered digits"
+    log.info(start)
+    model, first_accuracy = fit(images, labels, args)
     log.info(f"Final first epoch accuracy: {first_accuracy:.2f}%")
-    test_accuracy = evaluate(model, test_images, test_labels)
-    kind = "test images" if genuine else "rendered digits"
-    log.info(f"Accuracy on {len(test_images):,} held-out {kind}: {test_accuracy:.2f}%")
+    accuracy = evaluate(model, test_images, test_labels)
+    log.info(f"Accuracy on {len(test_images):,} held-out {kind}: {accuracy:.2f}%")
     if args.save_model is not None:
         save_state_dict(model, args.save_model)
 

@@ -16,11 +16,13 @@ import math
 import os
 import re
 import signal
+import statistics
 import struct
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,28 +45,16 @@ from model import LightweightCNN, count_parameters, evaluate, save_state_dict, t
 HERE = Path(__file__).resolve().parent
 BILINEAR = InterpolationMode.BILINEAR
 
-# What a sound network exceeds, in percent or percentage points, by source of the digits.
+# What a sound network exceeds, in percent or percentage points, on either source of digits. README's
+# tables tell by how much twenty seeds did: three standard deviations or more.
 GATES = {
-    "mnist": {
-        "first epoch": 95.0,
-        "first epoch, augmented": 95.0,
-        "held out": 97.0,
-        "noise 0.1": 90.0,
-        "noise 0.2": 80.0,
-        "fall to noise 0.2": 0.0,
-        "fall to noise 0.4": 0.0,
-        "gain on moved digits": 0.0,
-    },
-    "rendered": {
-        "first epoch": 95.0,
-        "first epoch, augmented": 95.0,
-        "held out": 97.0,
-        "noise 0.1": 90.0,
-        "noise 0.2": 80.0,
-        "fall to noise 0.2": 0.0,
-        "fall to noise 0.4": 0.0,
-        "gain on moved digits": 0.0,
-    },
+    "first epoch": 95.0,
+    "first epoch, augmented": 95.0,
+    "held out": 97.0,
+    "noise 0.1": 95.0,
+    "noise 0.2": 70.0,
+    "fall from noise 0.2 to 0.5": 40.0,
+    "errors saved on moved digits": 0.0,
 }
 
 
@@ -73,7 +63,7 @@ GATES = {
 
 @pytest.fixture(scope="session")
 def digits(request):
-    """Both splits of the digits under test, their source and its gates."""
+    """Both splits of the digits under test, and their source."""
     images, labels, source = load_digits(True, request.config.getoption("--dataset"))
     test_images, test_labels, _ = load_digits(False, source)
     request.config.stash[SOURCE] = source
@@ -83,7 +73,6 @@ def digits(request):
         test_images=test_images,
         test_labels=test_labels,
         source=source,
-        gates=GATES[source],
     )
 
 
@@ -124,8 +113,6 @@ def run_fixture(*flags):
 
 default_run = run_fixture()
 augmented_run = run_fixture("--augment")
-linear_run = run_fixture("--lr-schedule", "linear")
-linear_augmented_run = run_fixture("--lr-schedule", "linear", "--augment")
 
 
 # --- Parameter count and architecture -----------------------------------------------------------
@@ -172,7 +159,20 @@ def test_output_shape_after_every_stage():
     }
 
 
-def test_architecture_is_the_specifications_table(plain_logits):
+def plain_logits(network, x):
+    """The network's forward pass written out from the table, without anything that is fast."""
+    for number in (1, 2, 3):
+        conv, bn = getattr(network, f"conv{number}"), getattr(network, f"bn{number}")
+        x = F.conv2d(x, conv.weight, conv.bias, padding=1)
+        x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, network.training)
+        x = F.max_pool2d(torch.where(x > 0, x, 0.1 * x), 2)
+    x = F.dropout(x.reshape(-1, 180), network.dropout.p, network.training)
+    x = x @ network.fc1.weight.T + network.fc1.bias
+    x = torch.where(x > 0, x, 0.1 * x)
+    return x @ network.fc2.weight.T + network.fc2.bias
+
+
+def test_architecture_is_the_specifications_table():
     """Layer for layer as the table writes it, with the activation before the pool."""
     network = LightweightCNN()
     assert [type(layer) for layer in network.children()] == [
@@ -180,36 +180,85 @@ def test_architecture_is_the_specifications_table(plain_logits):
         *(nn.Dropout, nn.Linear, nn.Linear),
     ]
     assert network.dropout.p == 0.1
-    network.eval()
-    for layer in (network.bn1, network.bn2, network.bn3):  # not the identity, as when fresh
-        layer.running_mean.normal_()
-        layer.running_var.uniform_(0.5, 2)
-    x = torch.rand(64, 1, 28, 28)
-    torch.testing.assert_close(network(x), plain_logits(network, x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.fixture(scope="session")
-def plain_logits():
-    """The network written out from the table, without anything that makes it faster."""
+# With and without oneDNN, whose blocked layout the forward pass uses where it can.
+ONEDNN = pytest.mark.parametrize("onednn", [True, False], ids=["oneDNN", "no oneDNN"])
 
-    def forward(network, x):
-        for number in (1, 2, 3):
-            x = F.conv2d(x, *layer_parameters(network, f"conv{number}"), padding=1)
-            bn = getattr(network, f"bn{number}")
-            x = F.batch_norm(
-                x, bn.running_mean, bn.running_var, bn.weight, bn.bias, network.training
-            )
-            x = F.max_pool2d(torch.where(x > 0, x, 0.1 * x), 2)
-        x = F.dropout(x.reshape(-1, 180), network.dropout.p, network.training)
-        x = x @ network.fc1.weight.T + network.fc1.bias
-        x = torch.where(x > 0, x, 0.1 * x)
-        return x @ network.fc2.weight.T + network.fc2.bias
 
-    def layer_parameters(network, name):
-        layer = getattr(network, name)
-        return layer.weight, layer.bias
+@pytest.fixture
+def onednn_switch(onednn, monkeypatch):
+    """Builds without oneDNN are stood in for by one that has it switched off."""
+    if onednn and not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch has no oneDNN")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about TF32, which the switch also sets
+        with torch.backends.mkldnn.flags(enabled=onednn):
+            yield onednn
 
-    return forward
+
+@ONEDNN
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_fast_forward_and_gradients_equal_the_plain_ones(onednn_switch, training):
+    """Logits, gradients and running statistics to 1e-5, dropout off.
+
+    Over 40 networks the largest difference was 1.3e-6, on noise as here. On real digits, whose flat
+    areas make ties in the max pool, rounding decides which pixel of a tie gets the gradient, in the
+    plain network as in the fast one: both are then as far from the exact gradient.
+    """
+    for seed in range(5):
+        torch.manual_seed(seed)
+        fast = LightweightCNN()
+        fast.dropout.p = 0.0
+        fast(torch.rand(32, 1, 28, 28))  # running statistics other than those of a fresh network
+        fast.train(training)
+        plain = copy.deepcopy(fast)
+        x, y = torch.rand(32, 1, 28, 28), torch.randint(10, (32,))
+        layouts = []
+        handle = fast.conv1.register_forward_hook(
+            lambda _, inputs, output, layouts=layouts: layouts.append(output.is_mkldnn)
+        )
+        logits, expected = fast(x), plain_logits(plain, x)
+        handle.remove()
+        # In eval mode the blocked batch norm has no gradient: it may serve evaluation alone.
+        assert layouts == [onednn_switch and training]
+        F.cross_entropy(logits, y).backward()
+        F.cross_entropy(expected, y).backward()
+        pairs = [(logits, expected), *zip(fast.buffers(), plain.buffers(), strict=True)]
+        parameters = zip(fast.parameters(), plain.parameters(), strict=True)
+        pairs += [(p.grad, q.grad) for p, q in parameters]
+        for ours, theirs in pairs:
+            if ours.is_floating_point():  # not the counters of batches, which the plain form lacks
+                torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), plain_logits(plain, x), atol=1e-5, rtol=0)
+
+
+@ONEDNN
+def test_train_epoch_equals_the_plain_loop(onednn_switch, digits):
+    """20 updates: same order, same dropout, an unfused Adam, numbers read at every step."""
+    images, labels = digits.images[:640], digits.labels[:640]
+    torch.manual_seed(0)
+    network = LightweightCNN()
+    start = copy.deepcopy(network.state_dict())
+    torch.manual_seed(1)
+    fused = torch.optim.Adam(network.parameters(), lr=0.003, fused=True)
+    loss, accuracy = train_epoch(network, images, labels, fused)
+
+    network.load_state_dict(start)
+    torch.manual_seed(1)
+    plain_adam = torch.optim.Adam(network.parameters(), lr=0.003, fused=False, foreach=False)
+    losses, correct = [], 0
+    for index in torch.randperm(640).view(20, 32):
+        plain_adam.zero_grad()
+        logits = plain_logits(network, images[index] / 255)
+        batch_loss = F.cross_entropy(logits, labels[index])
+        batch_loss.backward()
+        plain_adam.step()
+        losses.append(batch_loss.item())
+        correct += (logits.argmax(1) == labels[index]).sum().item()
+    assert loss == pytest.approx(statistics.mean(losses), rel=0.01)
+    assert accuracy == pytest.approx(100 * correct / 640, abs=1)
 
 
 def test_first_loss_is_that_of_guessing(digits):
@@ -238,19 +287,19 @@ def test_fresh_network_overfits_one_batch(digits):
 
 def test_first_epoch_accuracy(default_run, digits):
     """Running accuracy of the one epoch of `python model.py`."""
-    assert default_run.first_epoch_accuracy > digits.gates["first epoch"]
+    assert default_run.first_epoch_accuracy > GATES["first epoch"]
 
 
 def test_first_epoch_accuracy_with_augmentation(augmented_run, digits):
     """Running accuracy of the one epoch of `python model.py --augment`."""
-    assert augmented_run.first_epoch_accuracy > digits.gates["first epoch, augmented"]
+    assert augmented_run.first_epoch_accuracy > GATES["first epoch, augmented"]
     assert any("Augmentation: " in line for line in augmented_run.lines[:9])
 
 
 def test_held_out_accuracy(default_run, digits):
     """Accuracy on the 10,000 digits it has not seen; the log's figure is that of the weights."""
     accuracy = evaluate(default_run.network, digits.test_images, digits.test_labels)
-    assert accuracy > digits.gates["held out"]
+    assert accuracy > GATES["held out"]
     assert default_run.lines[-1].endswith(f": {accuracy:.2f}%")
 
 
@@ -291,19 +340,22 @@ def noise_accuracy(default_run, digits):
     images = digits.test_images / 255
     return {
         sigma: evaluate(default_run.network, noisy(images, sigma), digits.test_labels)
-        for sigma in (0.0, 0.1, 0.2, 0.4)
+        for sigma in (0.1, 0.2, 0.5)
     }
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.2])
 def test_noise_robustness(noise_accuracy, digits, sigma):
-    assert noise_accuracy[sigma] > digits.gates[f"noise {sigma}"]
+    assert noise_accuracy[sigma] > GATES[f"noise {sigma}"]
 
 
 def test_accuracy_falls_as_noise_grows(noise_accuracy, digits):
-    """The noise does reach the network: from 0 to 0.2 and from 0.2 to 0.4 it costs accuracy."""
-    assert noise_accuracy[0.0] - noise_accuracy[0.2] > digits.gates["fall to noise 0.2"]
-    assert noise_accuracy[0.2] - noise_accuracy[0.4] > digits.gates["fall to noise 0.4"]
+    """The noise does reach the network.
+
+    From none to 0.2 it costs some seeds half a point and others 22: too uneven for a gate.
+    """
+    fall = noise_accuracy[0.2] - noise_accuracy[0.5]
+    assert fall > GATES["fall from noise 0.2 to 0.5"]
 
 
 # --- Augmentation -------------------------------------------------------------------------------
@@ -502,14 +554,30 @@ def moved(images):
     return translate(images, 0.1 * amount[2], 0.1 * amount[3])
 
 
-def test_augmentation_helps_on_moved_digits(linear_run, linear_augmented_run, digits):
-    """Same seed, same schedule, with and without: with it, more of the moved digits are read."""
+def errors_saved_on_moved_digits(digits, seed=42):
+    """By how many percent augmentation lowers the error rate on moved digits.
+
+    Summed over three pairs of networks, each trained for an epoch on a third of the set: one pair
+    on the whole set costs as much and scatters more from seed to seed. The linear schedule, because
+    under the constant one the last steps scatter more still.
+    """
     images = moved(digits.test_images / 255)
-    plain, augmented = (
-        evaluate(run.network, images, digits.test_labels)
-        for run in (linear_run, linear_augmented_run)
-    )
-    assert augmented - plain > digits.gates["gain on moved digits"]
+    error_rates = {True: 0.0, False: 0.0}
+    for third in range(3):
+        for augmented in error_rates:
+            flags = ["--lr-schedule", "linear", "--seed", str(seed + third)]
+            network, _ = model.fit(
+                digits.images[third::3],
+                digits.labels[third::3],
+                model.parse_args(flags + ["--augment"] * augmented),
+            )
+            error_rates[augmented] += 100 - evaluate(network, images, digits.test_labels)
+    return 100 * (1 - error_rates[True] / error_rates[False])
+
+
+def test_augmentation_helps_on_moved_digits(digits):
+    """Same seeds, same images, same schedule, with and without."""
+    assert errors_saved_on_moved_digits(digits) > GATES["errors saved on moved digits"]
 
 
 def test_sample_sheet(tmp_path, monkeypatch, digits, capsys):
@@ -776,7 +844,7 @@ def test_closed_pipe_ends_quietly(digits):
     """`python model.py | head -3`."""
     process = started_run(digits)
     process.stdout.close()
-    assert process.wait(timeout=60) == 128 + signal.Signals(13)
+    assert process.wait(timeout=60) == 128 + 13
     assert process.stderr.read() == ""
 
 
@@ -1141,3 +1209,102 @@ def test_main_leaves_logging_as_it_was(few_digits):
     before = list(logging.getLogger().handlers)
     model.main([])
     assert logging.getLogger().handlers == before
+
+
+# --- README and code agree ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def readme():
+    return (HERE / "README.md").read_text(encoding="utf-8")
+
+
+def section(readme, title):
+    """The text under a heading, up to the next heading of the same level or a higher one."""
+    level = re.search(rf"^(#+) {re.escape(title)}$", readme, re.MULTILINE)
+    assert level, f"no section {title}"
+    rest = readme[level.end() :]
+    return re.split(rf"^#{{1,{len(level[1])}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def table(text):
+    """The cells of the rows of the first table in the text, header left out."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def test_readme_architecture(readme):
+    """Its parameter counts are the network's, layer by layer; so is the badge."""
+    rows = {row[0].strip("`"): row for row in table(section(readme, "Architecture"))}
+    network = LightweightCNN()
+    counts = {name: count_parameters(layer) for name, layer in network.named_children()}
+    counts["total"] = count_parameters(network)
+    assert {
+        name: int(row[-1].rstrip("| ").replace(",", "")) for name, row in rows.items()
+    } == counts
+    assert all(
+        rows[name][1].startswith(type(layer).__name__) for name, layer in network.named_children()
+    )
+    assert f"parameters-{counts['total']:,}-".replace(",", "%2C") in readme
+
+
+def test_readme_log_and_configuration(readme, default_run, digits):
+    """Line for line what `python model.py` prints on MNIST, but for the figures."""
+    log = section(readme, "Training log").split("```")[1].strip("\n").splitlines()
+    configuration = section(readme, "Configuration").split("```")[1].strip("\n").splitlines()
+    assert log[3:8] == configuration == default_run.lines[3:8]
+    if digits.source == "mnist":
+        assert [masked(line) for line in log] == [masked(line) for line in default_run.lines]
+
+
+def test_readme_flags(readme, monkeypatch, capsys):
+    """Every flag with its metavar and default, and no other."""
+    monkeypatch.delenv("MNIST_DATASET", raising=False)
+    monkeypatch.delenv("MNIST_DATA_DIR", raising=False)
+    with pytest.raises(SystemExit):
+        model.main(["--help"])
+    usage = re.sub(r"\s+", " ", capsys.readouterr().out.split("\n\n")[0])
+    expected = re.findall(r"\[(--[a-z-]+(?: [^\]]+)?)\]", usage)
+    rows = table(section(readme, "Command line"))
+    assert [row[0].strip("`") for row in rows] == expected
+    defaults = vars(model.parse_args([]))
+    for flag, default, _ in rows:
+        value = defaults[re.match(r"`--([a-z-]+)", flag)[1].replace("-", "_")]
+        shown = {None: "none", False: "off", HERE / "data": "data"}.get(value, str(value))
+        assert default.split(" or ")[-1].strip("`") == shown, flag
+
+
+def test_readme_gates(readme):
+    """The tables of the seed study judge the gates that the tests apply, and none lacks room."""
+    tables = section(readme, "Accuracy over seeds").split("python benchmarks/seeds.py")
+    for text, source in zip(tables[1:], ("mnist", "rendered"), strict=True):
+        assert f"--seeds 20 --dataset {source}" in text
+        gated = {row[0]: row for row in table(text) if row[4] != "-"}
+        assert {name: float(row[4]) for name, row in gated.items()} == GATES
+        for name, row in gated.items():
+            assert float(row[5].split(" sd")[0]) >= 3, f"{source}: {name}"
+            assert float(row[3]) > float(row[4]), f"{source}: {name}"
+
+
+def test_readme_commands_files_and_links(readme):
+    """The quick start is what the pipelines run; files, links and lower bounds are right."""
+    train, test = section(readme, "Quick start").split("```")[1].strip().splitlines()
+    install = "pip install -r requirements.txt"
+    assert (train, test) == (f"{install} && python model.py", f"{install} && pytest test_model.py")
+    for pipeline in (".ci/run", ".github/workflows/test.yml"):
+        script = (HERE / pipeline).read_text(encoding="utf-8")
+        assert all(command in script for command in ("python model.py", "pytest test_model.py"))
+    headings = re.findall(r"^#+ (.*)$", readme, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+    links = re.findall(r"\]\(([^)]+)\)", readme) + re.findall(r'src="([^"]+)"', readme)
+    for link in links:
+        assert link.startswith("https://") or link in anchors or (HERE / link).exists(), link
+    requirements = (HERE / "requirements.txt").read_text(encoding="utf-8")
+    assert f"torch>={re.search(r'PyTorch-%E2%89%A5%20([0-9.]+)-', readme)[1]}\n" in requirements
+    python = re.search(r"python-%E2%89%A5%20([0-9.]+)-", readme)[1]
+    workflow = (HERE / ".github/workflows/test.yml").read_text(encoding="utf-8")
+    assert f'python: "{python}"' in workflow
+    listed = {row[0].split("](")[1].rstrip(")") for row in table(section(readme, "Files"))}
+    scripts = {path.relative_to(HERE).as_posix() for path in HERE.glob("*.py")}
+    scripts |= {path.relative_to(HERE).as_posix() for path in HERE.glob("benchmarks/*.py")}
+    assert scripts <= listed
