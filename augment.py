@@ -27,7 +27,8 @@ def rotate(images, degrees):
         images: float `(N, 1, 28, 28)` in [0, 1], like the result; black moves in from outside.
         degrees: float `(N,)`, one angle per image.
     """
-    return _warp(images, degrees=degrees)
+    none = torch.zeros_like(degrees)
+    return _warp(images, degrees, right=none, down=none, factor=none + 1)
 
 
 def translate(images, right, down):
@@ -37,7 +38,8 @@ def translate(images, right, down):
         images: float `(N, 1, 28, 28)` in [0, 1], like the result; black moves in from outside.
         right, down: float `(N,)`, one fraction per image; 0.1 is 2.8 pixels.
     """
-    return _warp(images, right=right, down=down)
+    none = torch.zeros_like(right)
+    return _warp(images, none, right, down, factor=none + 1)
 
 
 def scale(images, factor):
@@ -47,7 +49,8 @@ def scale(images, factor):
         images: float `(N, 1, 28, 28)` in [0, 1], like the result; black moves in from outside.
         factor: float `(N,)`, one factor per image, above 0.
     """
-    return _warp(images, factor=factor)
+    none = torch.zeros_like(factor)
+    return _warp(images, none, right=none, down=none, factor=factor)
 
 
 def augment(images, p=0.2, generator=None):
@@ -67,27 +70,31 @@ def augment(images, p=0.2, generator=None):
     chosen = (torch.rand(len(images), generator=generator) < p).nonzero().squeeze(1)  # (K,)
     if len(chosen) == 0:
         return images
-    operation = torch.randint(3, chosen.shape, generator=generator)  # (K,)
-    amount = 2 * torch.rand(4, len(chosen), generator=generator) - 1  # (4, K) in [-1, 1)
     # All chosen images are warped at once: what is not their own operation gets the amount 0.
-    changed = _warp(
-        images[chosen],
-        degrees=5 * amount[0] * (operation == 0),
-        right=0.05 * amount[1] * (operation == 1),
-        down=0.05 * amount[2] * (operation == 1),
-        factor=1 + 0.05 * amount[3] * (operation == 2),
-    )
+    limits = _LIMITS[:, torch.randint(3, chosen.shape, generator=generator)]  # (4, K)
+    degrees, right, down, growth = limits * (2 * torch.rand(limits.shape, generator=generator) - 1)
+    changed = _warp(images[chosen], degrees, right, down, factor=1 + growth)
     return images.index_copy(0, chosen, changed)
 
 
-def _warp(images, degrees=0.0, right=0.0, down=0.0, factor=1.0):
+# How far each amount may go (rows) under each operation (columns).
+_LIMITS = torch.tensor(
+    [  # rotation, translation, scaling
+        [5.0, 0.0, 0.0],  # degrees
+        [0.0, 0.05, 0.0],  # to the right, of the width
+        [0.0, 0.05, 0.0],  # down, of the height
+        [0.0, 0.0, 0.05],  # growth
+    ]
+)
+
+
+def _warp(images, degrees, right, down, factor):
     """Sample the images, bilinearly, where each output pixel comes from."""
     # Coordinates run from -1 to 1 over the image, x to the right and y down. The matrix leads from
     # the output to the input: rotated back, divided by the factor, shifted back.
-    zero = torch.zeros(len(images))
-    radians = torch.deg2rad(zero + degrees)
+    radians = degrees.deg2rad()
     cos, sin = radians.cos() / factor, radians.sin() / factor
-    matrix = torch.stack([cos, -sin, zero - 2 * right, sin, cos, zero - 2 * down], dim=1)  # (N, 6)
+    matrix = torch.stack([cos, -sin, -2 * right, sin, cos, -2 * down], dim=1)  # (N, 6)
     grid = F.affine_grid(matrix.view(-1, 2, 3), images.shape, align_corners=False)  # (N, 28, 28, 2)
     return F.grid_sample(images, grid, align_corners=False)
 

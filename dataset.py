@@ -61,7 +61,8 @@ def load_digits(train, dataset="auto", data_dir=None):
             return *_load_mnist(train, data_dir), "mnist"
         except _Unavailable as error:
             if dataset == "mnist":
-                raise
+                hint = "put its files there by hand, or use --dataset rendered"
+                raise DataError(f"{error}; {hint}") from error
             log.warning(f"WARNING: {error}; using RENDERED STAND-IN DIGITS instead of MNIST")
     return *_render(60_000 if train else 10_000, seed=0 if train else 1), "rendered"
 
