@@ -597,7 +597,7 @@ def test_sample_sheet(tmp_path, monkeypatch, digits, capsys):
 def test_sample_sheet_reports_bad_input(tiny_mnist, tmp_path, capsys):
     (tiny_mnist.raw / "t10k-labels-idx1-ubyte").write_bytes(b"")
     sheet = tmp_path / "sheet.png"
-    flags = ["--data-dir", str(tiny_mnist.folder), "--output", str(sheet)]
+    flags = ["--dataset", "auto", "--data-dir", str(tiny_mnist.folder), "--output", str(sheet)]
     assert augmentation.main(flags) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not sheet.exists()
@@ -1149,7 +1149,7 @@ def test_environment_sets_the_dataset_and_is_checked_too(monkeypatch, capsys):
 def test_bad_data_ends_with_one_line_and_status_1(tiny_mnist, capsys):
     path = tiny_mnist.raw / "t10k-labels-idx1-ubyte"
     path.write_bytes(b"")
-    assert model.main(["--data-dir", str(tiny_mnist.folder)]) == 1
+    assert model.main(["--dataset", "auto", "--data-dir", str(tiny_mnist.folder)]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
