@@ -1171,7 +1171,6 @@ def test_stand_in_run_warns_once_and_claims_nothing(tiny_mnist, tiny_stand_in, c
 
 def test_loss_that_is_not_finite_stops_the_run(few_digits, capsys, tmp_path):
     """At the next log line, with the batch where it began; nothing is saved."""
-    few_digits[True][0].float()
     path = tmp_path / "weights.pt"
     flags = ["--lr", "1e38", "--log-interval", "4", "--save-model", str(path)]
     assert model.main(flags) == 1
