@@ -1,11 +1,12 @@
 """What an epoch costs beside the textbook loop and beside the plain network's bare arithmetic.
 
-`python benchmarks/epoch.py` needs genuine MNIST. All variants take turns in blocks of batches, so
-that the machine's drift hits them alike; only the ratios, taken round by round, are worth quoting.
+`python benchmarks/epoch.py` needs genuine MNIST. Each variant has a process of its own, as it would
+for a user, so that none meets another's garbage or spare memory. They take turns in blocks of
+batches, so that the machine's drift hits all alike; only the ratios, taken round by round, are
+worth quoting. Blocks are fifths of an epoch and rounds whole epochs: what starts an epoch counts.
 """
 
 import argparse
-import itertools
 import os
 import statistics
 import subprocess
@@ -13,22 +14,20 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import textbook
-
-import model
-from augment import augment
-from dataset import DataError, default_data_dir, load_digits
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+# The functions below import torch and the project. The process that measures the others does not:
+# Linux counts the memory of a parent into the peak of its child.
 
 
 def textbook_blocks(data_dir, size):
     """a. DataLoader with one worker, activation before pooling, plain Adam, .item() every step."""
+    import itertools
+
+    import textbook
+    import torch
+
     network = textbook.PlainCNN()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
     epochs = (batch for _ in itertools.count() for batch in textbook.loader(data_dir, True))
@@ -36,18 +35,33 @@ def textbook_blocks(data_dir, size):
         yield textbook.train_batches(network, optimizer, itertools.islice(epochs, size))
 
 
-def floor_blocks(images, labels, size):
+def floor_blocks(data_dir, size):
     """b. Forward and backward of the plain network on one fixed batch, and nothing else."""
-    network = textbook.PlainCNN()
-    x, y = model.to_float(images[:32]), labels[:32]
+    import textbook
+    import torch
+    import torch.nn.functional as F
+
+    from dataset import load_digits
+
+    images, labels, _ = load_digits(True, "mnist", data_dir)
+    network, x, y = textbook.PlainCNN(), images[:32] / 255, labels[:32]
+    torch.empty(31 * 2**20, dtype=torch.uint8)  # as in train_epoch: arithmetic is compared here
     while True:
         for _ in range(size):
             F.cross_entropy(network(x), y).backward()
         yield
 
 
-def our_blocks(images, labels, size, transform=None):
-    """c. and d. `train_epoch`, on as many images as make one block."""
+def our_blocks(data_dir, size, transform=None):
+    """c. `train_epoch`, on as many images as make one block."""
+    import itertools
+
+    import torch
+
+    import model
+    from dataset import load_digits
+
+    images, labels, _ = load_digits(True, "mnist", data_dir)
     network = model.LightweightCNN()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.003, fused=True)
     for start in itertools.cycle(range(0, len(images) - 32 * size + 1, 32 * size)):
@@ -55,6 +69,85 @@ def our_blocks(images, labels, size, transform=None):
         yield model.train_epoch(
             network, images[block], labels[block], optimizer, transform=transform
         )
+
+
+def our_augmented_blocks(data_dir, size):
+    """d. The same with augmentation."""
+    from augment import augment
+
+    return our_blocks(data_dir, size, augment)
+
+
+def loading(data_dir, size):
+    """Both splits, checksums included."""
+    from dataset import load_digits
+
+    while True:
+        yield [load_digits(train, "mnist", data_dir) for train in (True, False)]
+
+
+def evaluation(data_dir, size):
+    """10,000 images."""
+    import model
+    from dataset import load_digits
+
+    images, labels, _ = load_digits(False, "mnist", data_dir)
+    network = model.LightweightCNN()
+    while True:
+        yield model.evaluate(network, images, labels)
+
+
+VARIANTS = {
+    "a. textbook": textbook_blocks,
+    "b. floor": floor_blocks,
+    "c. ours": our_blocks,
+    "d. ours, augmented": our_augmented_blocks,
+    "loading": loading,
+    "evaluation": evaluation,
+}
+
+
+def serve(variant, data_dir, size):
+    """Do one block of work for each line on stdin and print how long it took, in seconds."""
+    import torch
+
+    from dataset import DataError, default_data_dir, load_digits
+
+    data_dir = data_dir or default_data_dir()
+    try:
+        load_digits(True, "mnist", data_dir)
+    except DataError as error:
+        print(f"epoch.py: error: {error}", file=sys.stderr)
+        return 1
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
+    blocks = VARIANTS[variant](data_dir, size)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        next(blocks)
+        print(time.perf_counter() - start, flush=True)
+    return 0
+
+
+class Server:
+    """A process that serves one variant."""
+
+    def __init__(self, variant, options):
+        command = [sys.executable, __file__, "--variant", variant, *options]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.greeting = self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        return line.strip() if line else sys.exit(self.process.wait() or 1)
+
+    def seconds(self):
+        """The time that one block takes."""
+        print(file=self.process.stdin, flush=True)
+        return float(self.read())
+
+    def stop(self):
+        self.process.communicate()
 
 
 def process(*command):
@@ -71,65 +164,56 @@ def process(*command):
     return time.perf_counter() - start, usage.ru_maxrss / unit
 
 
-def seconds(call, repeat=5):
-    """Return the fastest of some calls, in seconds."""
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--rounds", type=model.positive_int, default=15, metavar="N", help="blocks per variant")
-    add("--block", type=model.positive_int, default=125, metavar="N", help="batches per block")
-    add("--processes", type=model.positive_int, default=3, metavar="N", help="whole runs of each")
-    add("--data-dir", type=Path, default=default_data_dir(), metavar="DIR", help="MNIST is here")
+    add("--rounds", type=int, default=15, metavar="N", help="blocks per variant")
+    add("--block", type=int, default=375, metavar="N", help="batches per block")
+    add("--processes", type=int, default=3, metavar="N", help="whole runs of each")
+    add("--data-dir", type=Path, metavar="DIR", help="MNIST is here (default: as for model.py)")
+    add("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.data_dir = args.data_dir.resolve()
-    try:
-        images, labels, _ = load_digits(True, "mnist", args.data_dir)
-        test_images, test_labels, _ = load_digits(False, "mnist", args.data_dir)
-    except DataError as error:
-        print(f"epoch.py: error: {error}", file=sys.stderr)
-        return 1
+    if min(args.rounds, args.block, args.processes) < 1:
+        parser.error("counts must be at least 1")
+    if args.variant:
+        return serve(args.variant, args.data_dir, args.block)
 
-    variants = {
-        "a. textbook": textbook_blocks(args.data_dir, args.block),
-        "b. floor": floor_blocks(images, labels, args.block),
-        "c. ours": our_blocks(images, labels, args.block),
-        "d. ours, augmented": our_blocks(images, labels, args.block, augment),
-    }
-    times = {name: [] for name in variants}
+    where = [str(args.data_dir.resolve())] if args.data_dir else []
+    options = ["--block", str(args.block), *(["--data-dir", *where] if where else [])]
+    servers = {name: Server(name, options) for name in VARIANTS if name[1] == "."}
+    times = {name: [] for name in servers}
     for number in range(args.rounds + 1):
-        for name, blocks in variants.items():
-            start = time.perf_counter()
-            next(blocks)
-            times[name].append((time.perf_counter() - start) / args.block)
+        for name, server in servers.items():
+            times[name].append(server.seconds() / args.block)
         print(f"round {number}/{args.rounds}" + " (warm-up)" * (number == 0), flush=True)
     times = {name: values[1:] for name, values in times.items()}
-    variants["a. textbook"].close()
+    for server in servers.values():
+        server.stop()
 
     scripts = {
-        "textbook.py": (HERE / "textbook.py", args.data_dir),
-        "model.py": ("model.py", "--dataset", "mnist", "--data-dir", args.data_dir),
+        "textbook.py": (str(HERE / "textbook.py"), *where),
+        "model.py": ("model.py", "--dataset", "mnist", *(["--data-dir", *where] if where else [])),
     }
     runs = {name: [] for name in scripts}
     for number in range(1, args.processes + 1):
         for name, command in scripts.items():
-            runs[name].append(process(*map(str, command)))
+            runs[name].append(process(*command))
         print(f"processes {number}/{args.processes}", flush=True)
+    importing = min(process("-c", "import model")[0] for _ in range(3))
+    stages = {}
+    for name in ("loading", "evaluation"):
+        server = Server(name, options)
+        stages[name] = min(server.seconds() for _ in range(5))
+        server.stop()
 
-    print(f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads")
-    print("\n| one epoch, 1,875 batches | median | minimum |")
-    print("| --- | ---: | ---: |")
-    for name, values in times.items():
-        print(f"| {name} | {1875 * statistics.median(values):.1f} s | {1875 * min(values):.1f} s |")
-    print("\n| ratio | median | minimum | maximum |")
+    print(f"\n{server.greeting}")
+    print("\n| one epoch, 1,875 batches | mean | median | minimum |")
     print("| --- | ---: | ---: | ---: |")
+    for name, values in times.items():
+        figures = [f(values) for f in (statistics.mean, statistics.median, min)]
+        print(f"| {name} |", *(f"{1875 * value:.1f} s |" for value in figures))
+    print("\n| ratio | of means | median | minimum | maximum |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     a, b, c, d = times.values()
     wall, memory = (
         {name: [run[i] for run in values] for name, values in runs.items()} for i in (0, 1)
@@ -142,20 +226,14 @@ def main():
         ("its peak memory", memory["model.py"], memory["textbook.py"]),
     ):
         ratios = [x / y for x, y in zip(above, below, strict=True)]
-        middle = statistics.median(ratios)
-        print(f"| {name} | {middle:.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+        figures = sum(above) / sum(below), statistics.median(ratios), min(ratios), max(ratios)
+        print(f"| {name} |", *(f"{value:.2f} |" for value in figures))
     print("\n| `python model.py` | |")
     print("| --- | ---: |")
-    network = model.LightweightCNN()
-    imports = seconds(
-        lambda: process("-c", f"import sys; sys.path[0] = {str(HERE.parent)!r}; import model"), 3
-    )
-    load = seconds(lambda: [load_digits(train, "mnist", args.data_dir) for train in (True, False)])
-    evaluation = seconds(lambda: model.evaluate(network, test_images, test_labels))
     print(f"| whole process | {statistics.median(wall['model.py']):.1f} s |")
-    print(f"| of which imports | {imports:.2f} s |")
-    print(f"| of which loading both splits, checksums included | {load:.2f} s |")
-    print(f"| of which evaluating 10,000 images | {evaluation:.2f} s |")
+    print(f"| of which imports | {importing:.2f} s |")
+    print(f"| of which loading both splits, checksums included | {stages['loading']:.2f} s |")
+    print(f"| of which evaluating 10,000 images | {stages['evaluation']:.2f} s |")
     print(f"| peak memory | {max(memory['model.py']):.0f} MiB |")
     print(f"| peak memory of the textbook script | {max(memory['textbook.py']):.0f} MiB |")
     return 0
