@@ -8,6 +8,7 @@ worth quoting. Blocks are fifths of an epoch and rounds whole epochs: what start
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -109,6 +110,8 @@ VARIANTS = {
 
 def serve(variant, data_dir, size):
     """Do one block of work for each line on stdin and print how long it took, in seconds."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # without DataLoader's complaints
+
     import torch
 
     from dataset import DataError, default_data_dir, load_digits
@@ -175,6 +178,8 @@ def main():
     args = parser.parse_args()
     if min(args.rounds, args.block, args.processes) < 1:
         parser.error("counts must be at least 1")
+    if args.block > 1875:
+        parser.error("a block cannot be longer than an epoch, 1875 batches")
     if args.variant:
         return serve(args.variant, args.data_dir, args.block)
 
@@ -240,4 +245,5 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     sys.exit(main())
