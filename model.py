@@ -3,13 +3,11 @@
 The file reads in the order in which things happen: network, training, evaluation, command line.
 """
 
-import gc
 import signal
 import sys
 
 if __name__ == "__main__":  # Ctrl-C ends quietly from here on: the imports alone take seconds.
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-    gc.disable()  # A run makes no cycles, and to seek some among torch's imports takes a while.
 
 import argparse
 import errno
