@@ -3,7 +3,8 @@
 `python benchmarks/epoch.py` needs genuine MNIST. Each variant has a process of its own, as it would
 for a user, so that none meets another's garbage or spare memory. They take turns in blocks of
 batches, so that the machine's drift hits all alike; only the ratios, taken round by round, are
-worth quoting. Blocks are fifths of an epoch and rounds whole epochs: what starts an epoch counts.
+worth quoting. The blocks of a variant make three epochs, so that the mean holds what starting an
+epoch costs.
 """
 
 import argparse
@@ -22,7 +23,7 @@ sys.path.insert(0, str(HERE.parent))
 # Linux counts the memory of a parent into the peak of its child.
 
 
-def textbook_blocks(data_dir, size):
+def textbook_blocks(size):
     """a. DataLoader with one worker, activation before pooling, plain Adam, .item() every step."""
     import itertools
 
@@ -31,12 +32,14 @@ def textbook_blocks(data_dir, size):
 
     network = textbook.PlainCNN()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
-    epochs = (batch for _ in itertools.count() for batch in textbook.loader(data_dir, True))
+    epochs = (
+        batch for _ in itertools.count() for batch in textbook.loader(textbook.DATA_DIR, True)
+    )
     while True:
         yield textbook.train_batches(network, optimizer, itertools.islice(epochs, size))
 
 
-def floor_blocks(data_dir, size):
+def floor_blocks(size):
     """b. Forward and backward of the plain network on one fixed batch, and nothing else."""
     import textbook
     import torch
@@ -44,7 +47,7 @@ def floor_blocks(data_dir, size):
 
     from dataset import load_digits
 
-    images, labels, _ = load_digits(True, "mnist", data_dir)
+    images, labels, _ = load_digits(True, "mnist")
     network, x, y = textbook.PlainCNN(), images[:32] / 255, labels[:32]
     torch.empty(31 * 2**20, dtype=torch.uint8)  # as in train_epoch: arithmetic is compared here
     while True:
@@ -53,7 +56,7 @@ def floor_blocks(data_dir, size):
         yield
 
 
-def our_blocks(data_dir, size, transform=None):
+def our_blocks(size, transform=None):
     """c. `train_epoch`, on as many images as make one block."""
     import itertools
 
@@ -62,7 +65,7 @@ def our_blocks(data_dir, size, transform=None):
     import model
     from dataset import load_digits
 
-    images, labels, _ = load_digits(True, "mnist", data_dir)
+    images, labels, _ = load_digits(True, "mnist")
     network = model.LightweightCNN()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.003, fused=True)
     for start in itertools.cycle(range(0, len(images) - 32 * size + 1, 32 * size)):
@@ -72,58 +75,56 @@ def our_blocks(data_dir, size, transform=None):
         )
 
 
-def our_augmented_blocks(data_dir, size):
+def our_augmented_blocks(size):
     """d. The same with augmentation."""
     from augment import augment
 
-    return our_blocks(data_dir, size, augment)
+    return our_blocks(size, augment)
 
 
-def loading(data_dir, size):
+def loading(size):
     """Both splits, checksums included."""
     from dataset import load_digits
 
     while True:
-        yield [load_digits(train, "mnist", data_dir) for train in (True, False)]
+        yield [load_digits(train, "mnist") for train in (True, False)]
 
 
-def evaluation(data_dir, size):
+def evaluation(size):
     """10,000 images."""
     import model
     from dataset import load_digits
 
-    images, labels, _ = load_digits(False, "mnist", data_dir)
+    images, labels, _ = load_digits(False, "mnist")
     network = model.LightweightCNN()
     while True:
         yield model.evaluate(network, images, labels)
 
 
-VARIANTS = {
+LOOPS = {
     "a. textbook": textbook_blocks,
     "b. floor": floor_blocks,
     "c. ours": our_blocks,
     "d. ours, augmented": our_augmented_blocks,
-    "loading": loading,
-    "evaluation": evaluation,
 }
+STAGES = {"loading": loading, "evaluation": evaluation}
 
 
-def serve(variant, data_dir, size):
+def serve(variant, size):
     """Do one block of work for each line on stdin and print how long it took, in seconds."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # without DataLoader's complaints
 
     import torch
 
-    from dataset import DataError, default_data_dir, load_digits
+    from dataset import DataError, load_digits
 
-    data_dir = data_dir or default_data_dir()
     try:
-        load_digits(True, "mnist", data_dir)
+        load_digits(True, "mnist")
     except DataError as error:
         print(f"epoch.py: error: {error}", file=sys.stderr)
         return 1
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", flush=True)
-    blocks = VARIANTS[variant](data_dir, size)
+    blocks = (LOOPS | STAGES)[variant](size)
     for _ in sys.stdin:
         start = time.perf_counter()
         next(blocks)
@@ -134,15 +135,17 @@ def serve(variant, data_dir, size):
 class Server:
     """A process that serves one variant."""
 
-    def __init__(self, variant, options):
-        command = [sys.executable, __file__, "--variant", variant, *options]
+    def __init__(self, variant, size):
+        command = [sys.executable, __file__, "--variant", variant, "--block", str(size)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         self.greeting = self.read()
 
     def read(self):
         line = self.process.stdout.readline()
-        return line.strip() if line else sys.exit(self.process.wait() or 1)
+        if not line:  # It has ended, and has said why.
+            sys.exit(self.process.wait() or 1)
+        return line.strip()
 
     def seconds(self):
         """The time that one block takes."""
@@ -156,7 +159,7 @@ class Server:
 def process(*command):
     """Run a Python script and return its wall time in seconds and peak memory in MiB."""
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *command], cwd=HERE.parent, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     if not hasattr(os, "wait4"):  # Windows does not tell.
         child.wait()
         return time.perf_counter() - start, float("nan")
@@ -174,18 +177,18 @@ def main():
     add("--block", type=int, default=375, metavar="N", help="batches per block")
     add("--processes", type=int, default=3, metavar="N", help="whole runs of each")
     add("--data-dir", type=Path, metavar="DIR", help="MNIST is here (default: as for model.py)")
-    add("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    add("--variant", choices=LOOPS | STAGES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if min(args.rounds, args.block, args.processes) < 1:
         parser.error("counts must be at least 1")
     if args.block > 1875:
         parser.error("a block cannot be longer than an epoch, 1875 batches")
+    if args.data_dir:
+        os.environ["MNIST_DATA_DIR"] = str(args.data_dir)  # for all the processes
     if args.variant:
-        return serve(args.variant, args.data_dir, args.block)
+        return serve(args.variant, args.block)
 
-    where = [str(args.data_dir.resolve())] if args.data_dir else []
-    options = ["--block", str(args.block), *(["--data-dir", *where] if where else [])]
-    servers = {name: Server(name, options) for name in VARIANTS if name[1] == "."}
+    servers = {name: Server(name, args.block) for name in LOOPS}
     times = {name: [] for name in servers}
     for number in range(args.rounds + 1):
         for name, server in servers.items():
@@ -196,18 +199,21 @@ def main():
         server.stop()
 
     scripts = {
-        "textbook.py": (str(HERE / "textbook.py"), *where),
-        "model.py": ("model.py", "--dataset", "mnist", *(["--data-dir", *where] if where else [])),
+        "textbook.py": [HERE / "textbook.py"],
+        "model.py": [HERE.parent / "model.py", "--dataset", "mnist"],
     }
     runs = {name: [] for name in scripts}
     for number in range(1, args.processes + 1):
         for name, command in scripts.items():
             runs[name].append(process(*command))
         print(f"processes {number}/{args.processes}", flush=True)
-    importing = min(process("-c", "import model")[0] for _ in range(3))
+    importing = min(
+        process("-c", f"import sys; sys.path[0] = {str(HERE.parent)!r}; import model")[0]
+        for _ in range(3)
+    )
     stages = {}
-    for name in ("loading", "evaluation"):
-        server = Server(name, options)
+    for name in STAGES:
+        server = Server(name, args.block)
         stages[name] = min(server.seconds() for _ in range(5))
         server.stop()
 

@@ -1,7 +1,6 @@
 """The same network and recipe as tutorials write them: the yardstick of benchmarks/epoch.py."""
 
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -58,20 +57,20 @@ def train_batches(model, optimizer, batches):
     return total_loss / seen, 100 * correct / seen
 
 
-def main(data_dir):
+def main():
     torch.manual_seed(42)
     model = PlainCNN()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
-    loss, accuracy = train_batches(model, optimizer, loader(data_dir, train=True))
+    loss, accuracy = train_batches(model, optimizer, loader(DATA_DIR, train=True))
     print(f"Final Loss: {loss:.4f}, Final Accuracy: {accuracy:.2f}%")
     model.eval()
     with torch.no_grad():
         correct = sum(
             (model(images).argmax(1) == labels).sum().item()
-            for images, labels in loader(data_dir, train=False)
+            for images, labels in loader(DATA_DIR, train=False)
         )
     print(f"Accuracy on 10,000 held-out test images: {correct / 100:.2f}%")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else DATA_DIR)
+    main()
