@@ -3,55 +3,63 @@
 `python augment.py` draws the sample sheet, augmentation_samples.png, with the same functions.
 """
 
-import signal
-import sys
-
-if __name__ == "__main__":  # Ctrl-C ends quietly from here on: the imports alone take seconds.
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-
-
 import argparse
-import functools
-import io
+import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from dataset import DataError, add_dataset_flags, load_digits, output_file, write_whole
+from command_line import add_dataset_flags, exit_status, picture_file, write_figure
+from dataset import load_digits
 
 
 def rotate(images, degrees):
     """Rotate each image about its centre, counter-clockwise.
 
     Args:
-        images: float `(N, 1, 28, 28)` in [0, 1], like the result; black moves in from outside.
+        images: float `(N, C, H, W)` in [0, 1], like the result; black moves in from outside.
         degrees: float `(N,)`, one angle per image.
     """
     none = torch.zeros_like(degrees)
-    return _warp(images, degrees, right=none, down=none, factor=none + 1)
+    return warp(images, degrees, right=none, down=none, factor=none + 1)
 
 
 def translate(images, right, down):
-    """Shift each image to the right and down by fractions of its size.
+    """Shift each image to the right and down by fractions of its width and height.
 
     Args:
-        images: float `(N, 1, 28, 28)` in [0, 1], like the result; black moves in from outside.
-        right, down: float `(N,)`, one fraction per image; 0.1 is 2.8 pixels.
+        images: float `(N, C, H, W)` in [0, 1], like the result; black moves in from outside.
+        right, down: float `(N,)`, one fraction per image; 0.1 is 2.8 of 28 pixels.
     """
     none = torch.zeros_like(right)
-    return _warp(images, none, right, down, factor=none + 1)
+    return warp(images, none, right, down, factor=none + 1)
 
 
 def scale(images, factor):
     """Enlarge (factor > 1) or shrink (factor < 1) each image about its centre.
 
     Args:
-        images: float `(N, 1, 28, 28)` in [0, 1], like the result; black moves in from outside.
+        images: float `(N, C, H, W)` in [0, 1], like the result; black moves in from outside.
         factor: float `(N,)`, one factor per image, above 0.
     """
     none = torch.zeros_like(factor)
-    return _warp(images, none, right=none, down=none, factor=factor)
+    return warp(images, none, right=none, down=none, factor=factor)
+
+
+def warp(images, degrees, right, down, factor):
+    """Scale and rotate each image about its centre, then shift it; the amounts as above."""
+    angle = degrees.deg2rad()
+    cos, sin = angle.cos() / factor, angle.sin() / factor
+    # A rotation in pixels; affine_grid counts both the width and the height from -1 to 1.
+    aspect = images.shape[2] / images.shape[3]
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    rotation = torch.stack([cos, -sin * aspect, zero, sin / aspect, cos, zero, zero, zero, one], 1)
+    shift = torch.stack([one, zero, -2 * right, zero, one, -2 * down, zero, zero, one], 1)
+    # From a pixel of the result to where it comes from: shifted back first, then rotated back.
+    inverse = rotation.view(-1, 3, 3) @ shift.view(-1, 3, 3)  # (N, 3, 3)
+    grid = F.affine_grid(inverse[:, :2], images.shape, align_corners=False)  # (N, H, W, 2)
+    return F.grid_sample(images, grid, align_corners=False)  # bilinear
 
 
 def augment(images, p=0.2, generator=None):
@@ -61,7 +69,7 @@ def augment(images, p=0.2, generator=None):
     of the size in both directions, and a scaling to 95-105 %, each amount uniformly.
 
     Args:
-        images: float `(N, 1, 28, 28)` in [0, 1]; not modified.
+        images: float `(N, C, H, W)` in [0, 1]; not modified.
         p: the chance of each image to be changed.
         generator: torch.Generator that makes the choices, torch's global one if None.
 
@@ -71,50 +79,25 @@ def augment(images, p=0.2, generator=None):
     chosen = (torch.rand(len(images), generator=generator) < p).nonzero().squeeze(1)  # (K,)
     if len(chosen) == 0:
         return images
-    # All chosen images are warped at once: what is not their own operation gets the amount 0.
-    limits = _LIMITS[:, torch.randint(3, chosen.shape, generator=generator)]  # (4, K)
-    amounts = torch.empty_like(limits).uniform_(-1, 1, generator=generator) * limits
-    degrees, right, down, growth = amounts
-    changed = _warp(images.index_select(0, chosen), degrees, right, down, factor=1 + growth)
+    operation = torch.randint(3, chosen.shape, generator=generator)  # (K,)
+    amount, second = torch.empty(2, len(chosen)).uniform_(-1, 1, generator=generator)  # (K,) each
+    rotated, shifted, scaled = ((operation == number).float() for number in range(3))
+    # One call for all chosen images: what is not an image's own operation gets the amount 0.
+    changed = warp(
+        images[chosen],
+        degrees=5 * amount * rotated,
+        right=0.05 * amount * shifted,
+        down=0.05 * second * shifted,
+        factor=1 + 0.05 * amount * scaled,
+    )
     return images.index_copy(0, chosen, changed)
-
-
-# How far each amount may go (rows) under each operation (columns).
-_LIMITS = torch.tensor(
-    [  # rotation, translation, scaling
-        [5.0, 0.0, 0.0],  # degrees
-        [0.0, 0.05, 0.0],  # to the right, of the width
-        [0.0, 0.05, 0.0],  # down, of the height
-        [0.0, 0.0, 0.05],  # growth
-    ]
-)
-
-
-def _warp(images, degrees, right, down, factor):
-    """Sample the images, bilinearly, where each output pixel comes from."""
-    # From the output to the input: rotated back and divided by the factor, then shifted back.
-    turn = torch.polar(1 / factor, degrees.deg2rad()).view(-1, 1, 1)  # (N, 1, 1)
-    shift = torch.complex(2 * right, 2 * down).view(-1, 1, 1)  # The image is 2 wide and high.
-    grid = torch.view_as_real(_pixels(*images.shape[2:]) * turn - shift)  # (N, 28, 28, 2)
-    return F.grid_sample(images, grid, align_corners=False)
-
-
-@functools.cache
-def _pixels(height, width):
-    """Where the pixels are: x from -1 to 1 to the right, y down, as complex numbers x + iy.
-
-    To turn and scale them is then one product, which is faster than affine_grid with the matrices.
-    """
-    identity = torch.eye(2, 3)[None]  # (1, 2, 3)
-    grid = F.affine_grid(identity, (1, 1, height, width), align_corners=False)  # (1, 28, 28, 2)
-    return torch.view_as_complex(grid)  # (1, 28, 28)
 
 
 # --- The sample sheet -------------------------------------------------------------------------
 
 
 def draw_samples(images, labels, source):
-    """Return a PNG (bytes) of one digit per class and what the three operations make of it.
+    """Return a matplotlib Figure of one digit per class and what the three operations make of it.
 
     Args:
         images: uint8 `(N, 1, 28, 28)`.
@@ -131,45 +114,46 @@ def draw_samples(images, labels, source):
         "Scale\n90 %": scale(original, torch.full((10,), 0.9)),
         "Translation\n10 % right": translate(original, torch.full((10,), 0.1), torch.zeros(10)),
     }
-    figure = Figure(figsize=(6, 13.2), layout="constrained")
-    kind = "MNIST" if source == "mnist" else "rendered stand-in"
-    figure.suptitle(f"Augmentation of {kind} digits", fontsize=17)
-    for column, (axes, (title, pictures)) in enumerate(
-        zip(figure.subplots(10, 4).T, columns.items(), strict=True)
-    ):
-        axes[0].set_title(title, fontsize=12)
-        for digit, (ax, picture) in enumerate(zip(axes, pictures, strict=True)):
+    figure = Figure(figsize=(6, 13.2))
+    figure.suptitle(
+        f"Augmentation of {'MNIST' if source == 'mnist' else 'rendered stand-in'} digits",
+        fontsize=17,
+        y=0.99,
+    )
+    edges = {"left": 0.06, "right": 0.99, "bottom": 0.005, "top": 0.935}
+    rows = figure.subplots(10, 4, gridspec_kw=edges | {"wspace": 0.05, "hspace": 0.05})
+    for column, (title, pictures) in enumerate(columns.items()):
+        rows[0, column].set_title(title, fontsize=12)
+        for ax, picture in zip(rows[:, column], pictures, strict=True):
             ax.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
-            if column == 0:
-                ax.set_ylabel(digit, fontsize=17, rotation=0, labelpad=14, va="center")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=100, metadata={"Software": None})
-    return png.getvalue()
+    for digit in range(10):
+        rows[digit, 0].set_ylabel(digit, fontsize=17, rotation=0, labelpad=14, va="center")
+    return figure
 
 
 def main(argv=None):
-    """Draw the sample sheet and return the exit status: 1 for unusable data, 2 for bad usage."""
+    """Draw the sample sheet as the flags say."""
     parser = argparse.ArgumentParser(
-        description="Draw digits of every class beside their rotated, scaled and shifted forms."
+        description="Draw digits of every class beside their rotated, scaled and shifted forms.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--output",
-        type=output_file,
-        default=str(Path(__file__).resolve().parent / "augmentation_samples.png"),
+        type=picture_file,
         metavar="PATH",
-        help="PNG file to write (default: %(default)s)",
+        help="picture to write, .png, .pdf or .svg; if None, augmentation_samples.png beside this "
+        "script, or augmentation_samples_rendered.png if the digits are not MNIST's",
     )
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
-    try:
-        write_whole(args.output, draw_samples(*load_digits(False, args.dataset, args.data_dir)))
-    except (DataError, OSError) as error:
-        print(f"augment.py: error: {error}", file=sys.stderr)
-        return 1
-    print(f"wrote {args.output}")
-    return 0
+    images, labels, source = load_digits(False, args.dataset, args.data_dir)
+    # The stand-in's sheet must not replace the committed one of MNIST unasked.
+    name = "augmentation_samples" + ("" if source == "mnist" else f"_{source}")
+    path = args.output or Path(__file__).resolve().with_name(f"{name}.png")
+    write_figure(path, draw_samples(images, labels, source))
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))
