@@ -8,7 +8,20 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from dataset import DATASETS, DataError
+
+
+def use_one_thread():
+    """Keep torch to one thread unless `OMP_NUM_THREADS` is set.
+
+    So small a network gains little from a second. It loses a lot where another process keeps a core
+    busy, because each operation waits for its slowest thread; and its sums, so its weights, would
+    depend on the number of cores.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def positive_int(text):

@@ -15,7 +15,7 @@ import torch
 
 import dataset
 import model
-from command_line import dataset_name
+from command_line import dataset_name, use_one_thread
 from dataset import load_digits
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +33,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    model.use_one_thread()
+    use_one_thread()
     config.stash[FIGURES] = []
 
 

@@ -7,7 +7,6 @@ import argparse
 import datetime
 import io
 import math
-import os
 import sys
 from typing import NamedTuple
 
@@ -107,7 +106,7 @@ def train_epoch(
         A list with the Progress at every log line and, last, at the end of the epoch.
 
     Raises:
-        FloatingPointError: the loss of a batch is not finite; the model is as it was before it.
+        FloatingPointError: the loss of a batch is not finite; raised before its update.
     """
     model.train()
     history, loss_sum, correct, seen = [], 0.0, 0, 0
@@ -258,13 +257,8 @@ def parse_args(argv=None):
     add, count = parser.add_argument, {"type": command_line.positive_int, "metavar": "N"}
     add("--epochs", default=1, help="passes over the training set", **count)
     add("--batch-size", default=32, help="images per update", **count)
-    add(
-        "--lr",
-        type=command_line.learning_rate,
-        default=0.003,
-        metavar="LR",
-        help="learning rate of Adam",
-    )
+    rate = {"type": command_line.learning_rate, "metavar": "LR"}
+    add("--lr", default=0.003, help="learning rate of Adam", **rate)
     add(
         "--lr-schedule",
         choices=("constant", "linear"),
@@ -300,21 +294,10 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def use_one_thread():
-    """Keep torch to one thread unless `OMP_NUM_THREADS` is set.
-
-    So small a network gains little from a second. It loses a lot where another process keeps a core
-    busy, because each operation waits for its slowest thread; and its sums, so its weights, would
-    depend on the number of cores.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-
-
 def main(argv=None):
     """Load the digits, train, evaluate, save and draw as the flags say."""
     args = parse_args(argv)
-    use_one_thread()
+    command_line.use_one_thread()
     images, labels, source = load_digits(True, args.dataset, args.data_dir)
     test_images, test_labels, _ = load_digits(False, source, args.data_dir)
     genuine = source == "mnist"

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import model
 from augment import augment
-from command_line import add_dataset_flags, exit_status, positive_int
+from command_line import add_dataset_flags, exit_status, positive_int, use_one_thread
 from dataset import DataError, load_digits
 from test_model import ABOVE, errors_saved, mean_accuracy, moved, noisy, train_thirds
 
@@ -83,7 +83,7 @@ def main(argv=None):
     )
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
-    model.use_one_thread()
+    use_one_thread()
     images, labels, source = load_digits(True, args.dataset, args.data_dir)
     test_images, test_labels, _ = load_digits(False, source, args.data_dir)
     mnist = None

@@ -17,6 +17,7 @@ from torch import nn
 
 import model
 from augment import augment
+from command_line import use_one_thread
 from model import LightweightCNN, evaluate, predict, train, train_epoch
 
 HERE = Path(__file__).resolve().parent.parent
@@ -268,10 +269,10 @@ def test_threads_the_user_asks_for_are_kept(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    model.use_one_thread()
+    use_one_thread()
     assert asked == []
     monkeypatch.delenv("OMP_NUM_THREADS")
-    model.use_one_thread()
+    use_one_thread()
     assert asked == [1]
 
 
