@@ -69,7 +69,7 @@ def table(rows):
         gate = ["-", "-", "-"]
         if name in ABOVE:
             loss = mean - ABOVE[name]
-            gate = [f"{ABOVE[name]:g}", f"{loss / sd:.1f} sd", f"-{loss:.2f}"]
+            gate = [f"{ABOVE[name]:g}", f"{loss / sd:.1f} sd", f"{loss:.2f}"]
         yield f"| {name} | {' | '.join(shown + gate)} |"
 
 
