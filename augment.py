@@ -51,14 +51,18 @@ def warp(images, degrees, right, down, factor):
     """Scale and rotate each image about its centre, then shift it; the amounts as above."""
     angle = degrees.deg2rad()
     cos, sin = angle.cos() / factor, angle.sin() / factor
-    # A rotation in pixels; affine_grid counts both the width and the height from -1 to 1.
+    # affine_grid counts the width and the height from -1 to 1 each, but a rotation is in pixels.
     aspect = images.shape[2] / images.shape[3]
-    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-    rotation = torch.stack([cos, -sin * aspect, zero, sin / aspect, cos, zero, zero, zero, one], 1)
-    shift = torch.stack([one, zero, -2 * right, zero, one, -2 * down, zero, zero, one], 1)
+    wide, tall = sin * aspect, sin / aspect
     # From a pixel of the result to where it comes from: shifted back first, then rotated back.
-    inverse = rotation.view(-1, 3, 3) @ shift.view(-1, 3, 3)  # (N, 3, 3)
-    grid = F.affine_grid(inverse[:, :2], images.shape, align_corners=False)  # (N, H, W, 2)
+    inverse = torch.stack(
+        [
+            *(cos, -wide, -2 * (cos * right - wide * down)),
+            *(tall, cos, -2 * (tall * right + cos * down)),
+        ],
+        dim=1,
+    ).view(-1, 2, 3)
+    grid = F.affine_grid(inverse, images.shape, align_corners=False)  # (N, H, W, 2)
     return F.grid_sample(images, grid, align_corners=False)  # bilinear
 
 
@@ -81,7 +85,7 @@ def augment(images, p=0.2, generator=None):
         return images
     operation = torch.randint(3, chosen.shape, generator=generator)  # (K,)
     amount, second = torch.empty(2, len(chosen)).uniform_(-1, 1, generator=generator)  # (K,) each
-    rotated, shifted, scaled = ((operation == number).float() for number in range(3))
+    rotated, shifted, scaled = F.one_hot(operation, 3).float().unbind(1)  # (K,) each, 1 or 0
     # One call for all chosen images: what is not an image's own operation gets the amount 0.
     changed = warp(
         images[chosen],

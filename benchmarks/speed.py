@@ -95,8 +95,8 @@ def ratio_row(title, above, below, figure):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="on the idle machine")
-    parser.add_argument("--busy-rounds", type=int, default=1, metavar="N", help="on the busy one")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="on the idle machine")
+    parser.add_argument("--busy-rounds", type=int, default=2, metavar="N", help="on the busy one")
     args = parser.parse_args()
     if min(args.rounds, args.busy_rounds) < 1:
         parser.error("at least 1 round")
