@@ -70,7 +70,7 @@ def output_file(text):
 
 def picture_file(text):
     """The same for a picture, whose suffix names its format."""
-    if Path(text).suffix not in (".png", ".pdf", ".svg"):
+    if Path(text).suffix.lower() not in (".png", ".pdf", ".svg"):
         raise argparse.ArgumentTypeError(f"must end in .png, .pdf or .svg, got {text}")
     return output_file(text)
 

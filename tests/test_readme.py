@@ -1,0 +1,87 @@
+"""README and code agree. Tables and blocks are found by what is in them, not by their headings."""
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers import masked
+
+import model
+import test_model
+from model import LightweightCNN, count_parameters
+
+HERE = Path(__file__).resolve().parent.parent
+README = (HERE / "README.md").read_text(encoding="utf-8")
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in README.splitlines()
+    if line.startswith("| ")
+]
+BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def block_with(text):
+    found = [block for block in BLOCKS if text in block]
+    assert found, f"README has no code block with {text!r}; restore it, or change test_readme.py"
+    return found[0]
+
+
+def test_parameters():
+    """If this fails after you changed a layer: correct README's table."""
+    network = LightweightCNN()
+    counts = {name: count_parameters(layer) for name, layer in network.named_children()}
+    shown = {row[0].strip("`"): row[-1].replace(",", "") for row in ROWS}
+    assert {name: shown.get(name) for name in counts} == {n: str(c) for n, c in counts.items()}
+    assert shown.get("total") == str(count_parameters(network))
+
+
+def test_flags(monkeypatch, capsys):
+    """Every flag of `model.py` with its default, and no other."""
+    monkeypatch.delenv("MNIST_DATASET", raising=False)
+    monkeypatch.delenv("MNIST_DATA_DIR", raising=False)
+    with pytest.raises(SystemExit):
+        model.main(["--help"])
+    usage = re.sub(r"\s+", " ", capsys.readouterr().out.split("\n\n")[0])
+    expected = re.findall(r"\[(--[a-z-]+(?: [^\]]+)?)\]", usage)
+    shown = {row[0].strip("`"): row[1].strip("`") for row in ROWS if row[0].startswith("`--")}
+    assert sorted(shown) == sorted(expected)
+    for name, value in vars(model.parse_args([])).items():
+        flag = next(f for f in shown if f.split()[0] == "--" + name.replace("_", "-"))
+        assert shown[flag] == {None: "none", False: "off"}.get(value, str(value)), flag
+
+
+def test_log(default_run, digits):
+    """What `python model.py` prints on MNIST, but for the figures and what `...` leaves out."""
+    log = block_with("Starting Epoch 1").splitlines()
+    assert log[3:8] == default_run.lines[3:8]
+    if digits.source == "mnist":
+        printed = iter(map(masked, default_run.lines))
+        for line in log:
+            assert line == "..." or masked(line) in printed, line
+
+
+def test_bounds():
+    """README's accuracy table names the bounds that the gates apply."""
+    shown = {row[0]: row[1] for row in ROWS}
+    for name, bound in test_model.ABOVE.items():
+        if "gradient" not in name:
+            assert shown.get(name) == f"{bound:g}", f"{name}: run benchmarks/seeds.py, edit README"
+
+
+def test_snippet_reads_a_digit(default_run, digits, monkeypatch, capsys):
+    """As it stands, beside saved weights."""
+    held_out = digits.test_images, digits.test_labels, digits.source
+    monkeypatch.setattr("dataset.load_digits", lambda train: held_out)
+    monkeypatch.chdir(default_run.report.parent)
+    exec(compile(block_with("load_state_dict"), "README.md", "exec"), {})
+    read = model.predict(default_run.network, digits.test_images[:1]).argmax().item()
+    assert capsys.readouterr().out == f"read {read}, it is {digits.test_labels[0]}\n"
+
+
+def test_links_and_files():
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+    for link in re.findall(r"\]\(([^)]+)\)", README) + re.findall(r'src="([^"]+)"', README):
+        assert link.startswith("https://") or link in anchors or (HERE / link).exists(), link
+    for path in (*HERE.glob("*.py"), *HERE.glob("benchmarks/*.py")):
+        assert f"]({path.relative_to(HERE).as_posix()})" in README, f"{path} is not in README"
