@@ -64,7 +64,8 @@ def gate(request, digits, record_property):
             for sign, bounds in ((">", request.module.ABOVE), ("<", request.module.BELOW))
             if name in bounds
         )
-        row = name, f"{value:,.5g}", f"{sign} {bound:,g}", digits.source
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:#.4g}"
+        row = name, shown, f"{sign} {bound:,g}", digits.source
         request.config.stash[FIGURES].append(row)
         record_property(name, f"{row[1]} {row[2]} ({digits.source})")
         assert value > bound if sign == ">" else value < bound, " ".join(row[:3])
@@ -82,7 +83,8 @@ def pytest_terminal_summary(terminalreporter, config):
         f"| {a:<{widths[0]}} | {b:>{widths[1]}} | {c:>{widths[2]}} | {d:<{widths[3]}} |"
         for a, b, c, d in rows
     ]
-    lines.insert(1, "| {} | {}: | {}: | {} |".format(*("-" * w for w in widths)))
+    a, b, c, d = ("-" * width for width in widths)
+    lines.insert(1, f"| {a} | {b[1:]}: | {c[1:]}: | {d} |")
     terminalreporter.section("figures")
     terminalreporter.write_line("\n".join(lines))
     if "GITHUB_STEP_SUMMARY" in os.environ:
