@@ -96,10 +96,13 @@ def add_dataset_flags(parser):
 
 def write_whole(path, content):
     """Write bytes to `path`, whole or not at all; raises OSError if that is not possible."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        unfinished = Path(folder, path.name)
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            unfinished = Path(folder, path.name)
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def write_figure(path, figure):

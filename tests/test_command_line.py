@@ -184,7 +184,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"weights\.pt cannot be written: No space left"):
         write_whole(path, bytes(1000))
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
