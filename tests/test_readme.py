@@ -8,15 +8,11 @@ from helpers import masked
 
 import model
 import test_model
-from model import LightweightCNN, count_parameters
 
 HERE = Path(__file__).resolve().parent.parent
 README = (HERE / "README.md").read_text(encoding="utf-8")
-ROWS = [
-    [cell.strip() for cell in line.strip("|").split(" | ")]
-    for line in README.splitlines()
-    if line.startswith("| ")
-]
+LINES = [line for line in README.splitlines() if line.startswith("| ")]
+ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in LINES]
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -28,17 +24,18 @@ def block_with(text):
 
 def test_parameters():
     """If this fails after you changed a layer: correct README's table."""
-    network = LightweightCNN()
-    counts = {name: count_parameters(layer) for name, layer in network.named_children()}
-    shown = {row[0].strip("`"): row[-1].replace(",", "") for row in ROWS}
-    assert {name: shown.get(name) for name in counts} == {n: str(c) for n, c in counts.items()}
-    assert shown.get("total") == str(count_parameters(network))
+    network = model.LightweightCNN()
+    count = model.count_parameters
+    counts = {name: f"{count(layer):,}" for name, layer in network.named_children()}
+    counts["total"] = f"{count(network):,}"
+    shown = {row[0].strip("`"): row[-1] for row in ROWS}
+    assert {name: shown.get(name) for name in counts} == counts
 
 
 def test_flags(monkeypatch, capsys):
     """Every flag of `model.py` with its default, and no other."""
-    monkeypatch.delenv("MNIST_DATASET", raising=False)
-    monkeypatch.delenv("MNIST_DATA_DIR", raising=False)
+    for name in ("MNIST_DATASET", "MNIST_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(SystemExit):
         model.main(["--help"])
     usage = re.sub(r"\s+", " ", capsys.readouterr().out.split("\n\n")[0])
@@ -55,21 +52,19 @@ def test_log(default_run, digits):
     log = block_with("Starting Epoch 1").splitlines()
     assert log[3:8] == default_run.lines[3:8]
     if digits.source == "mnist":
-        printed = iter(map(masked, default_run.lines))
-        for line in log:
-            assert line == "..." or masked(line) in printed, line
+        printed = iter(map(masked, default_run.lines))  # `in` goes on where the last one stopped
+        assert all(line == "..." or masked(line) in printed for line in log)
 
 
-def test_bounds():
-    """README's accuracy table names the bounds that the gates apply."""
+def test_accuracy_table_names_the_bounds_of_the_gates():
     shown = {row[0]: row[1] for row in ROWS}
-    for name, bound in test_model.ABOVE.items():
-        if "gradient" not in name:
-            assert shown.get(name) == f"{bound:g}", f"{name}: run benchmarks/seeds.py, edit README"
+    bounds = {name: f"{bound:g}" for name, bound in test_model.ABOVE.items() if " norm" not in name}
+    assert {name: shown.get(name) for name in bounds} == bounds, (
+        "run benchmarks/seeds.py, edit README"
+    )
 
 
 def test_snippet_reads_a_digit(default_run, digits, monkeypatch, capsys):
-    """As it stands, beside saved weights."""
     held_out = digits.test_images, digits.test_labels, digits.source
     monkeypatch.setattr("dataset.load_digits", lambda train: held_out)
     monkeypatch.chdir(default_run.report.parent)
