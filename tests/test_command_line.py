@@ -220,11 +220,12 @@ def started_run(*flags):
     process = subprocess.Popen(
         [sys.executable, "-c", ENDLESS, *flags],
         cwd=HERE,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    guard = threading.Timer(300, process.kill)  # for a log that never comes
+    guard = threading.Timer(120, process.kill)  # for a log that never comes
     guard.start()
     assert [masked(process.stdout.readline())[:6] for _ in range(3)] == ["[time]"] * 3
     guard.cancel()

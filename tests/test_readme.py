@@ -32,8 +32,7 @@ def test_parameters():
     assert {name: shown.get(name) for name in counts} == counts
 
 
-def test_flags(monkeypatch, capsys):
-    """Every flag of `model.py` with its default, and no other."""
+def test_flags_and_their_defaults(monkeypatch, capsys):
     for name in ("MNIST_DATASET", "MNIST_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SystemExit):
@@ -47,8 +46,7 @@ def test_flags(monkeypatch, capsys):
         assert shown[flag] == {None: "none", False: "off"}.get(value, str(value)), flag
 
 
-def test_log(default_run, digits):
-    """What `python model.py` prints on MNIST, but for the figures and what `...` leaves out."""
+def test_log_but_for_its_figures(default_run, digits):
     log = block_with("Starting Epoch 1").splitlines()
     assert log[3:8] == default_run.lines[3:8]
     if digits.source == "mnist":
