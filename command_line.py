@@ -102,7 +102,7 @@ def write_whole(path, content):
             unfinished.write_bytes(content)
             unfinished.replace(path)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def write_figure(path, figure):

@@ -44,7 +44,7 @@ class LightweightCNN(nn.Module):
 
     def forward(self, x):
         # One channel may stand first or last in memory. Declared to be last, without a copy, all
-        # layers keep that order: the same values, and on one thread three quarters of the time.
+        # layers keep that order: the same values, and on one thread in less time.
         x = x.squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)  # (N, 1, 28, 28)
         # LeakyReLU is monotonic: after the pool, the same values for a quarter of the work.
         x = F.leaky_relu(F.max_pool2d(self.bn1(self.conv1(x)), 2), 0.1)  # (N, 12, 14, 14)

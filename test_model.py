@@ -124,8 +124,8 @@ def test_held_out_accuracy(trained, digits, gate):
 def test_gradients_flow_to_every_parameter(digits, gate):
     """On a real batch none vanishes, explodes or is missing, on each of ten seeds.
 
-    Over 100 fresh networks and batches of either source the norms were 0.009 to 2.6, and those of
-    the three biases without effect at most 0.0007.
+    Each figure keeps a factor of three or more from its bound, on either source of digits: the
+    table at the end of the run shows it.
     """
     x, y = digits.images[:32] / 255, digits.labels[:32]
     norms, no_effect = [], []

@@ -71,9 +71,11 @@ def run(name):
 @contextlib.contextmanager
 def busy_core():
     loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    yield
-    loop.kill()
-    loop.wait()
+    try:
+        yield
+    finally:
+        loop.kill()
+        loop.wait()
 
 
 def rounds(count, names, label):

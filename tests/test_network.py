@@ -55,8 +55,8 @@ def test_shape_after_every_layer(network):
 def test_equals_the_plainly_written_network(training):
     """Logits, gradients and running statistics to 1e-5; in train mode with the same dropout.
 
-    Rounding may break a tie between two pixels in a pooling window, and move a gradient by 1e-3 in
-    one network of a hundred. Hence the median of five.
+    Rounding may break a tie between two pixels of a pooling window, and so move the gradients of a
+    network now and then. Hence the median of five.
     """
     differences = []
     for seed in range(5):
