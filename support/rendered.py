@@ -1,7 +1,7 @@
-"""Digits drawn from the fonts that matplotlib ships: a stand-in where MNIST cannot be had.
+"""Rendered digits: drawn from the fonts that matplotlib ships, for machines without MNIST.
 
 They have MNIST's shape, size and centring, and serve to train and test the code. They are not
-MNIST: accuracy on them says nothing about accuracy there.
+MNIST: accuracy on them says nothing about accuracy on MNIST.
 """
 
 import math
@@ -10,21 +10,30 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-# For every digit the digit itself, then characters that look as people write it: a plain stroke
-# for 1, a looped 2, an open 4, a straight-backed 9.
+from support.threads import one_thread
+
+# For every digit the digit itself, then characters that look like handwritten forms of it: a plain
+# stroke for 1, a looped 2, an open 4, a 9 with a straight back.
 GLYPHS = ("0O", "1l|", "2ՁշZ", "3З", "4Ч", "5", "6бbь", "7", "8ȣზ", "9q")  # noqa: RUF001
 FONTS_WITH_ALL = ("DejaVuSans", "DejaVuSans-Oblique", "DejaVuSans-Bold")
-FONTS_WITH_DIGITS = (
-    *("DejaVuSerif", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralItalic"),
-    *("cmb10", "cmmi10", "cmr10", "cmss10", "cmtt10"),
+FONTS_WITH_DIGITS = (  # They lack the other characters.
+    "DejaVuSerif",
+    "DejaVuSerif-Italic",
+    "STIXGeneral",
+    "STIXGeneralItalic",
+    "cmb10",
+    "cmmi10",
+    "cmr10",
+    "cmss10",
+    "cmtt10",
 )
 
 
 def draw_glyphs():
     """Return pictures of all glyphs, float `(G, 1, 56, 56)` in [0, 1], and their digits `(G,)`.
 
-    A picture is an image of MNIST at twice its size: the glyph's longer side takes 40 of the 56
-    pixels, as MNIST's digits take 20 of 28. It is blurred so that a threshold can set the stroke.
+    A picture has twice the size of an MNIST image: the glyph's longer side takes 40 of 56 pixels,
+    as MNIST's digits take 20 of 28. It is blurred so that a threshold can set the stroke's width.
     """
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
@@ -43,8 +52,9 @@ def draw_glyphs():
     return torch.stack(pictures).view(-1, 1, 56, 56) / 255, torch.tensor(digits)
 
 
+@one_thread()
 def render(count, seed):
-    """Return `count` stand-in digits, uint8 `(N, 1, 28, 28)`, and their labels, int64 `(N,)`.
+    """Return `count` rendered digits, uint8 `(N, 1, 28, 28)`, and their labels, int64 `(N,)`.
 
     The same seed gives the same pixels on the same versions of torch, Pillow and matplotlib.
     """
@@ -62,10 +72,10 @@ def render(count, seed):
 
     labels = torch.randint(10, (count,), generator=generator)
     images = []
-    for label in labels.split(2500):  # Bounds the memory.
+    for label in labels.split(2500):  # to bound the memory
         n = len(label)
         picked = start[label] + uniform(0, variants[label], n).long()
-        # Where each pixel looks in the picture: rotated, slanted, narrowed, ...
+        # The place in the picture that each pixel shows: rotated, slanted, narrowed, ...
         angle, slant = normal(0, math.radians(8), n), normal(0.1, 0.2, n)
         width, height = uniform(0.65, 1.1, n), uniform(0.95, 1.05, n)
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(n)
@@ -73,25 +83,25 @@ def render(count, seed):
         theta += [-sin / height, (cos - slant * sin) / height, zero]
         theta = torch.stack(theta, dim=1).view(n, 2, 3)
         grid = F.affine_grid(theta, (n, 1, 28, 28), align_corners=False)  # (n, 28, 28, 2)
-        # ... and displaced, a little or a lot, by a field that is smooth because only 3 x 3 of
-        # its points are free.
+        # ... and displaced, a little or a lot, by a field that is smooth because it is
+        # interpolated from 3 x 3 random points.
         field = uniform(0, 0.2, n).view(n, 1, 1, 1) * normal(0, 1, n, 2, 3, 3)
         field = F.interpolate(field, size=(28, 28), mode="bicubic", align_corners=True)
         grid += field.permute(0, 2, 3, 1)
         image = F.grid_sample(pictures[by_digit[picked]], grid, align_corners=False)[:, 0]
-        # The threshold makes the stroke thin or thick, the slope its edge as soft as MNIST's.
+        # The threshold makes the stroke thin or thick; the slope makes its edge as soft as MNIST's.
         image = ((image - uniform(0.2, 0.45, n).view(n, 1, 1)) * 3 + 0.5).clamp(0, 1)
         images.append(centred(image).mul(255).round().byte())
     return torch.cat(images).unsqueeze(1), labels
 
 
 def centred(images):
-    """Shift each image `(N, 28, 28)` by whole pixels: centre of mass to the middle, as in MNIST."""
+    """Shift images, float `(N, 28, 28)`, by whole pixels: the centre of mass to the middle."""
     axis = torch.arange(28)
     mass = images.sum((1, 2))
     down = ((images.sum(2) @ axis.float()) / mass - 13.5).round().long()  # (N,)
     right = ((images.sum(1) @ axis.float()) / mass - 13.5).round().long()
     rows = 14 + axis + down[:, None]  # (N, 28)
     columns = 14 + axis + right[:, None]
-    padded = F.pad(images, (14, 14, 14, 14))  # (N, 56, 56): what moves in from outside is black
+    padded = F.pad(images, (14, 14, 14, 14))  # (N, 56, 56), black outside
     return padded[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None]]

@@ -1,0 +1,46 @@
+"""A digit of one's own, read from a picture file and prepared as MNIST's digits were."""
+
+import torch
+import torch.nn.functional as F
+
+from support.dataset import DataError
+from support.files import expand_user
+from support.rendered import centred
+
+
+def read_picture(path):
+    """Return the digit in a picture file as an image like MNIST's, uint8 `(1, 1, 28, 28)`.
+
+    The file may have any size and any format that Pillow reads, and light or dark paper. The digit
+    must be the only thing on it. As in MNIST (http://yann.lecun.com/exdb/mnist/), it becomes white
+    on black, is scaled to fit 20 x 20 pixels, and its centre of mass moves to the middle.
+
+    Raises:
+        DataError: the file cannot be read, or it is blank.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(expand_user(path)) as file:
+            picture = ImageOps.exif_transpose(file).convert("RGBA")
+    except Exception as error:  # Pillow raises many kinds, SyntaxError among them.
+        raise DataError(f"{path} cannot be read as a picture: {error}") from error
+    white = Image.new("RGBA", picture.size, "white")
+    grey = Image.alpha_composite(white, picture).convert("L")
+    width, height = grey.size
+    pixels = torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).view(height, width)
+    ink = pixels / 255  # (H, W)
+    border = torch.cat([ink[0], ink[-1], ink[:, 0], ink[:, -1]])
+    ink = (ink - border.median()).abs()  # The border shows the paper, light or dark.
+    if ink.max() < 0.2:
+        raise DataError(f"{path} shows no digit: it is blank or too faint")
+    ink = ink / ink.max()
+    rows, columns = ((ink > 0.4).any(side).nonzero().squeeze(1) for side in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = 20 / max(ink.shape)
+    size = [max(1, round(scale * side)) for side in ink.shape]
+    ink = F.interpolate(ink[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
+    ink = ink / ink.max()  # A thin line has become faint.
+    down, right = 28 - size[0], 28 - size[1]
+    image = F.pad(ink, (right // 2, right - right // 2, down // 2, down - down // 2))  # (28, 28)
+    return centred(image[None]).mul(255).round().byte().unsqueeze(1)

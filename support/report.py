@@ -1,0 +1,113 @@
+"""One picture of a training run: `python model.py --report report.png`."""
+
+from matplotlib.figure import Figure
+
+
+def confusion_matrix(labels, predictions):
+    """Return how often each digit (rows) was predicted as each digit (columns), int64 `(10, 10)`.
+
+    Args:
+        labels, predictions: int64 `(N,)` in 0..9.
+    """
+    return (10 * labels + predictions).bincount(minlength=100).view(10, 10)
+
+
+def most_confident_mistakes(labels, logits, count=20):
+    """Return the indices of at most `count` wrongly predicted images, most confident first.
+
+    Args:
+        labels: int64 `(N,)`.
+        logits: float `(N, 10)`.
+
+    Returns:
+        Indices, int64 `(K,)`, and their confidence, the highest softmax probability, float `(K,)`.
+    """
+    confidence, predictions = logits.softmax(1).max(1)  # (N,) each
+    wrong = (predictions != labels).nonzero().squeeze(1)
+    indices = wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
+    return indices, confidence[indices]
+
+
+def draw_report(history, test_accuracies, digits, logits, seed):
+    """Return a matplotlib Figure: learning curves, confusion matrix, most confident mistakes.
+
+    Args:
+        history: what `model.train` returned.
+        test_accuracies: in percent, one for each epoch.
+        digits: the `Digits` that the network was trained and tested on.
+        logits: the network's answer to the test images, float `(N, 10)`.
+        seed: of the run, for the title.
+    """
+    predictions = logits.argmax(1)
+    indices, confidence = most_confident_mistakes(digits.test_labels, logits)
+    rows = -(-len(indices) // 10)
+    # The ground is neither white, which glares on a dark page, nor dark.
+    figure = Figure(figsize=(9, 5.2 + 1.3 * rows), dpi=200, facecolor="0.88", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
+    top, bottom = figure, None
+    if rows:
+        top, bottom = figure.subfigures(2, 1, height_ratios=(5, 1.3 * rows), facecolor="0.88")
+        draw_mistakes(bottom, rows, digits, predictions, indices, confidence)
+    left, right = top.subfigures(1, 2, facecolor="0.88")
+    draw_curves(left, history, test_accuracies)
+    draw_confusion(right.subplots(), confusion_matrix(digits.test_labels, predictions))
+    name = "Rendered digits, not MNIST" if digits.source == "rendered" else digits.name
+    figure.suptitle(
+        f"{name}: {test_accuracies[-1]:.2f}% test accuracy "
+        f"({len(predictions):,} images, seed {seed})",
+        fontsize=14,
+    )
+    return figure
+
+
+def draw_curves(figure, history, test_accuracies):
+    """Draw loss and accuracy over the batches; each epoch starts their running means anew."""
+    loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
+    per_epoch = history[0][-1].batch
+    for epoch, progress in enumerate(history):
+        batches = [epoch * per_epoch + p.batch for p in progress]
+        loss_axes.plot(batches, [p.loss for p in progress], "k.-")
+        accuracy_axes.plot(batches, [p.accuracy for p in progress], "k.-")
+    end = len(history) * per_epoch
+    if len(history) > 1:
+        ends = range(per_epoch, end + 1, per_epoch)
+        accuracy_axes.plot(ends, test_accuracies, "D", color="0.5", label="Test accuracy")
+    accuracy_axes.axhline(95, color="0.4", linestyle="--", label="95%")
+    accuracy_axes.legend(loc="lower right")
+    loss, accuracy = history[-1][-1].loss, history[-1][-1].accuracy
+    below, above = {"va": "top", "ha": "right"}, {"va": "bottom", "ha": "right"}
+    offset = {"textcoords": "offset points", "fontsize": 9}
+    loss_axes.annotate(f"{loss:.4f}", (end, loss), (0, 6), **above, **offset)
+    accuracy_axes.annotate(f"{accuracy:.2f}%", (end, accuracy), (0, -7), **below, **offset)
+    loss_axes.set(title="Training loss, running mean", ylim=(0, None))
+    accuracy_axes.set(title="Training accuracy, running mean", ylabel="%", xlabel="Batch")
+    for ax in (loss_axes, accuracy_axes):
+        ax.grid(color="0.9")
+
+
+def draw_confusion(ax, counts):
+    """Draw the matrix with its counts: mistakes on a shade of their number, the others on white."""
+    mistakes = counts - counts.diag().diag()
+    most = mistakes.max().clamp(min=1).item()
+    ax.imshow(mistakes.numpy(), cmap="Greys", vmin=0, vmax=2 * most)  # at most a medium grey
+    for true in range(10):
+        for predicted in range(10):
+            count = counts[true, predicted].item()
+            colour = "0.4" if true == predicted else "black"
+            ax.text(
+                predicted, true, count or "", ha="center", va="center", color=colour, fontsize=8
+            )
+    ax.set(title="Confusion matrix", xlabel="Predicted digit", ylabel="True digit")
+    ax.set(xticks=range(10), yticks=range(10))
+
+
+def draw_mistakes(figure, rows, digits, predictions, indices, confidence):
+    """Draw the images at `indices`, ten in a row, with true digit, predicted digit, confidence."""
+    figure.suptitle("Most confident mistakes: true → predicted digit, confidence")
+    axes = figure.subplots(rows, 10, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, index, share in zip(axes, indices.tolist(), confidence.tolist(), strict=False):
+        ax.imshow(digits.test_images[index, 0].numpy(), cmap="gray", vmin=0, vmax=255)
+        true, predicted = digits.test_labels[index].item(), predictions[index].item()
+        ax.set_title(f"{true} → {predicted}\n{100 * share:.1f}%", fontsize=9)
