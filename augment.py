@@ -1,92 +1,95 @@
-"""Rotation, translation and scaling of image batches, and the random mix that training can use.
+"""Rotation, translation and scaling of batches of images, and the random mix for training.
 
 `python augment.py` draws the sample sheet, augmentation_samples.png, with the same functions.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from command_line import add_dataset_flags, exit_status, picture_file, write_figure
-from dataset import load_digits
+from support.command_line import (
+    ArgumentParser,
+    add_dataset_flags,
+    exit_status,
+    picture_file,
+    write_picture,
+)
+from support.dataset import load_digits
 
 
 def rotate(images, degrees):
-    """Rotate each image about its centre, counter-clockwise.
-
-    Args:
-        images: float `(N, C, H, W)` in [0, 1], like the result; black moves in from outside.
-        degrees: float `(N,)`, one angle per image.
-    """
-    none = torch.zeros_like(degrees)
-    return warp(images, degrees, right=none, down=none, factor=none + 1)
+    """Rotate each image about its centre, counter-clockwise; arguments as for `warp`."""
+    return warp(images, degrees=degrees)
 
 
 def translate(images, right, down):
-    """Shift each image to the right and down by fractions of its width and height.
-
-    Args:
-        images: float `(N, C, H, W)` in [0, 1], like the result; black moves in from outside.
-        right, down: float `(N,)`, one fraction per image; 0.1 is 2.8 of 28 pixels.
-    """
-    none = torch.zeros_like(right)
-    return warp(images, none, right, down, factor=none + 1)
+    """Shift each image to the right and down; arguments as for `warp`."""
+    return warp(images, right=right, down=down)
 
 
 def scale(images, factor):
-    """Enlarge (factor > 1) or shrink (factor < 1) each image about its centre.
+    """Enlarge or shrink each image about its centre; arguments as for `warp`."""
+    return warp(images, factor=factor)
+
+
+def warp(images, degrees=0.0, right=0.0, down=0.0, factor=1.0):
+    """Scale and rotate each image about its centre, then shift it.
+
+    An amount is a number for all images or a float tensor `(N,)` with one for each.
 
     Args:
         images: float `(N, C, H, W)` in [0, 1], like the result; black moves in from outside.
-        factor: float `(N,)`, one factor per image, above 0.
+        degrees: the angle, counter-clockwise.
+        right, down: fractions of the width and the height; 0.1 is 2.8 of 28 pixels.
+        factor: enlarges above 1, shrinks below; above 0.
     """
-    none = torch.zeros_like(factor)
-    return warp(images, none, right=none, down=none, factor=factor)
-
-
-def warp(images, degrees, right, down, factor):
-    """Scale and rotate each image about its centre, then shift it; the amounts as above."""
-    angle = degrees.deg2rad()
-    cos, sin = angle.cos() / factor, angle.sin() / factor
-    # affine_grid counts the width and the height from -1 to 1 each, but a rotation is in pixels.
+    angle, right, down, factor = (
+        torch.as_tensor(amount, dtype=images.dtype).expand(len(images))
+        for amount in (degrees, right, down, factor)
+    )
+    angle = angle.deg2rad()
+    # affine_grid counts from -1 to 1 across the width and across the height, but a rotation is in
+    # pixels.
     aspect = images.shape[2] / images.shape[3]
-    wide, tall = sin * aspect, sin / aspect
-    # From a pixel of the result to where it comes from: shifted back first, then rotated back.
-    inverse = torch.stack(
-        [
-            *(cos, -wide, -2 * (cos * right - wide * down)),
-            *(tall, cos, -2 * (tall * right + cos * down)),
-        ],
-        dim=1,
-    ).view(-1, 2, 3)
-    grid = F.affine_grid(inverse, images.shape, align_corners=False)  # (N, H, W, 2)
+    rotation = matrices(angle.cos(), -angle.sin() * aspect, angle.sin() / aspect, angle.cos())
+    # From a pixel of the result to where it comes from: shift back, rotate back, scale back. A
+    # further operation is one more factor here: `@ matrices(...)` of its inverse.
+    linear = rotation / factor.view(-1, 1, 1)  # (N, 2, 2)
+    shift = torch.stack([2 * right, 2 * down], dim=1).unsqueeze(2)  # (N, 2, 1)
+    grid = F.affine_grid(
+        torch.cat([linear, -linear @ shift], dim=2), images.shape, align_corners=False
+    )  # (N, H, W, 2)
     return F.grid_sample(images, grid, align_corners=False)  # bilinear
 
 
-def augment(images, p=0.2, generator=None):
-    """Change a random share of the images by exactly one of the three operations each.
+def matrices(a, b, c, d):
+    """Return the matrices ((a, b), (c, d)), `(N, 2, 2)`, from their elements, `(N,)` each."""
+    return torch.stack([a, b, c, d], dim=1).view(-1, 2, 2)
 
-    The operation is chosen evenly among a rotation within +-5 degrees, a translation within +-5 %
-    of the size in both directions, and a scaling to 95-105 %, each amount uniformly.
+
+def augment(images, p=0.2, generator=None):
+    """Change a random share of the images, each by exactly one of the three operations.
+
+    The operation is a rotation by up to 5 degrees either way, a translation by up to 5% of the
+    size in both directions, or a scaling to 95-105%, all equally likely; amounts are uniform.
 
     Args:
         images: float `(N, C, H, W)` in [0, 1]; not modified.
         p: the chance of each image to be changed.
-        generator: torch.Generator that makes the choices, torch's global one if None.
+        generator: the torch.Generator that makes the choices; torch's global one if None.
 
     Returns:
-        A batch like `images` with the others bit-identical; `images` itself if none is chosen.
+        A batch like `images`, the others bit-identical; `images` itself if none is changed.
     """
     chosen = (torch.rand(len(images), generator=generator) < p).nonzero().squeeze(1)  # (K,)
     if len(chosen) == 0:
         return images
     operation = torch.randint(3, chosen.shape, generator=generator)  # (K,)
     amount, second = torch.empty(2, len(chosen)).uniform_(-1, 1, generator=generator)  # (K,) each
+    # One call for all of them: an image gets the amount 0 of the operations that are not its own.
     rotated, shifted, scaled = F.one_hot(operation, 3).float().unbind(1)  # (K,) each, 1 or 0
-    # One call for all chosen images: what is not an image's own operation gets the amount 0.
     changed = warp(
         images[chosen],
         degrees=5 * amount * rotated,
@@ -100,62 +103,66 @@ def augment(images, p=0.2, generator=None):
 # --- The sample sheet -------------------------------------------------------------------------
 
 
-def draw_samples(images, labels, source):
-    """Return a matplotlib Figure of one digit per class and what the three operations make of it.
+def draw_samples(digits):
+    """Return a matplotlib Figure: a test digit of each class, and what the operations make of it.
 
     Args:
-        images: uint8 `(N, 1, 28, 28)`.
-        labels: int64 `(N,)`; the first image of each class is drawn.
-        source: "mnist" or "rendered", for the title.
+        digits: a `Digits`; the first test image of each class is drawn.
     """
-    from matplotlib.figure import Figure  # Takes a second to import, and training never draws.
+    from matplotlib.figure import Figure  # It takes a second to import, and training never draws.
 
-    first = torch.stack([(labels == digit).nonzero()[0, 0] for digit in range(10)])
-    original = images[first] / 255  # (10, 1, 28, 28)
+    first = torch.stack([(digits.test_labels == digit).nonzero()[0, 0] for digit in range(10)])
+    original = digits.test_images[first] / 255  # (10, 1, 28, 28)
     columns = {
         "Original": original,
-        "Rotation\n10°": rotate(original, torch.full((10,), 10.0)),
-        "Scale\n90 %": scale(original, torch.full((10,), 0.9)),
-        "Translation\n10 % right": translate(original, torch.full((10,), 0.1), torch.zeros(10)),
+        "Rotation\n10° counter-\nclockwise": rotate(original, 10),
+        "Scale\n90%": scale(original, 0.9),
+        "Translation\n10% right": translate(original, 0.1, 0),
     }
-    figure = Figure(figsize=(6, 13.2))
-    figure.suptitle(
-        f"Augmentation of {'MNIST' if source == 'mnist' else 'rendered stand-in'} digits",
-        fontsize=17,
-        y=0.99,
-    )
-    edges = {"left": 0.06, "right": 0.99, "bottom": 0.005, "top": 0.935}
-    rows = figure.subplots(10, 4, gridspec_kw=edges | {"wspace": 0.05, "hspace": 0.05})
-    for column, (title, pictures) in enumerate(columns.items()):
-        rows[0, column].set_title(title, fontsize=12)
-        for ax, picture in zip(rows[:, column], pictures, strict=True):
-            ax.imshow(picture[0].numpy(), cmap="gray", vmin=0, vmax=1)
-            ax.set(xticks=[], yticks=[])
+    # Two blocks of five digits, measured in pixels: 6 for each of MNIST's.
+    size, gap, left, top, border = 28 * 6, 12, 76, 168, 24
+    block_width = left + 4 * size + 3 * gap
+    width, height = 2 * block_width + border, top + 5 * size + 4 * gap + border
+    figure = Figure(figsize=(width / 200, height / 200), dpi=200, facecolor="0.88")
+    not_mnist = ", not MNIST" if digits.source == "rendered" else ""
+    figure.suptitle(f"Augmentation of {digits.name}{not_mnist}", fontsize=12, y=0.985)
     for digit in range(10):
-        rows[digit, 0].set_ylabel(digit, fontsize=17, rotation=0, labelpad=14, va="center")
+        block, row = divmod(digit, 5)
+        for column, (title, pictures) in enumerate(columns.items()):
+            x = block * block_width + left + column * (size + gap)
+            y = height - top - size - row * (size + gap)
+            ax = figure.add_axes((x / width, y / height, size / width, size / height))
+            # As RGB the greys are drawn as they are; a colour map would round them.
+            rgb = (255 * pictures[digit, 0]).round().byte().unsqueeze(2).expand(-1, -1, 3)
+            ax.imshow(rgb.numpy())
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if row == 0:
+                ax.set_title(title, fontsize=9)
+            if column == 0:
+                ax.set_ylabel(digit, fontsize=12, rotation=0, ha="right", va="center")
     return figure
 
 
 def main(argv=None):
     """Draw the sample sheet as the flags say."""
-    parser = argparse.ArgumentParser(
-        description="Draw digits of every class beside their rotated, scaled and shifted forms.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = ArgumentParser(
+        description="Draw a digit of each class beside its rotated, scaled and shifted forms."
     )
     parser.add_argument(
         "--output",
         type=picture_file,
         metavar="PATH",
-        help="picture to write, .png, .pdf or .svg; if None, augmentation_samples.png beside this "
-        "script, or augmentation_samples_rendered.png if the digits are not MNIST's",
+        help="picture to write: .png, .pdf or .svg (default: augmentation_samples.png beside "
+        "augment.py, or augmentation_samples_SOURCE.png if the digits are not MNIST's)",
     )
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
-    images, labels, source = load_digits(False, args.dataset, args.data_dir)
-    # The stand-in's sheet must not replace the committed one of MNIST unasked.
-    name = "augmentation_samples" + ("" if source == "mnist" else f"_{source}")
+    digits = load_digits(args.dataset, args.data_dir)
+    # Only MNIST's sheet is committed, and no other must replace it unasked.
+    name = "augmentation_samples" + ("" if digits.source == "mnist" else f"_{digits.source}")
     path = args.output or Path(__file__).resolve().with_name(f"{name}.png")
-    write_figure(path, draw_samples(images, labels, source))
+    write_picture(path, draw_samples, digits)
     print(f"wrote {path}")
 
 
