@@ -1,27 +1,33 @@
-"""Oracles and stand-ins that several test files use."""
+"""Oracles and small networks that several test files use."""
 
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+HERE = Path(__file__).resolve().parent.parent
+
 
 def plain_logits(network, x):
-    """The network's forward pass written out from README's table, activation before the pool."""
+    """The forward pass as README's table has it: activation before the pool, by formulas."""
     for number in (1, 2, 3):
         conv, bn = getattr(network, f"conv{number}"), getattr(network, f"bn{number}")
         x = F.conv2d(x, conv.weight, conv.bias, padding=1)
         x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, network.training)
         x = F.max_pool2d(torch.where(x > 0, x, 0.1 * x), 2)
-    x = F.dropout(x.reshape(-1, 180), 0.1, network.training)
+    x = F.dropout(x.reshape(len(x), -1), network.dropout.p, network.training)
     x = x @ network.fc1.weight.T + network.fc1.bias
     x = torch.where(x > 0, x, 0.1 * x)
     return x @ network.fc2.weight.T + network.fc2.bias
 
 
 class Recorder(nn.Module):
-    """Linear in the first pixel; keeps what it was shown."""
+    """Linear in the first pixel. It keeps the pixels that it was shown."""
 
     def __init__(self):
         super().__init__()
@@ -44,3 +50,17 @@ def masked(line):
     line = re.sub(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d IST\]", "[time]", line)
     line = re.sub(r"Loss: \d\.\d{4}", "Loss: #.####", line)
     return re.sub(r": (1\d| |)\d\d?\.\d\d%", ": ##.##%", line)
+
+
+def copy_project(folder):
+    """Copy the files of the project, without data and history, to `folder`, and return it."""
+    left_out = shutil.ignore_patterns("data", ".*", "__pycache__", "*.pt", "fresh", "venv")
+    return shutil.copytree(HERE, folder, ignore=left_out)
+
+
+def run_python(*arguments, cwd=HERE, **options):
+    """Run Python to its end and return the CompletedProcess, with its output as text."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options
+    )

@@ -5,32 +5,32 @@ import io
 import matplotlib.image
 import pytest
 import torch
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tvf
 
 import augment as augmentation
-from augment import augment, draw_samples, rotate, scale, translate
-from command_line import exit_status
+from augment import augment, draw_samples, warp
+from support.command_line import exit_status
+from support.dataset import Digits
+from test_model import torchvision_affine
 
 SHEET = augmentation.Path(augmentation.__file__).with_name("augmentation_samples.png")
 
 
-def torchvision_affine(images, degrees=0.0, shift=(0, 0), factor=1.0):
-    """Counter-clockwise and in pixels: torchvision counts affine's angle clockwise."""
-    options = {"shear": [0, 0], "interpolation": InterpolationMode.BILINEAR}
-    return tvf.affine(images, -degrees, translate=list(shift), scale=factor, **options)
-
-
-def test_images_of_any_size_and_channels():
+@pytest.mark.parametrize(
+    "amounts", [{"degrees": 25.0}, {"factor": 0.8}, {"right": 0.1, "down": 0.2}], ids=str
+)
+def test_images_of_any_size_and_channels(amounts):
     """A rotation of a wide image does not distort it; shifts are fractions of width and height."""
     images = torch.rand(3, 2, 28, 56)
-    expected = torchvision_affine(images, degrees=25.0)
-    torch.testing.assert_close(rotate(images, torch.full((3,), 25.0)), expected, atol=1e-4, rtol=0)
-    expected = torchvision_affine(images, factor=0.8)
-    torch.testing.assert_close(scale(images, torch.full((3,), 0.8)), expected, atol=1e-4, rtol=0)
-    expected = torchvision_affine(images, shift=(5.6, 2.8))
-    tenth = torch.full((3,), 0.1)
-    torch.testing.assert_close(translate(images, tenth, tenth), expected, atol=1e-4, rtol=0)
+    expected = torchvision_affine(images, **amounts)
+    torch.testing.assert_close(warp(images, **amounts), expected, atol=1e-4, rtol=0)
+
+
+def test_all_amounts_at_once():
+    """Scaled and rotated, then shifted."""
+    amounts = {"degrees": 25.0, "right": 0.1, "down": -0.2, "factor": 0.8}
+    images = torch.rand(3, 1, 28, 28)
+    expected = torchvision_affine(images, **amounts)
+    torch.testing.assert_close(warp(images, **amounts), expected, atol=1e-4, rtol=0)
 
 
 def test_p_is_the_chance_of_each_image(digits):
@@ -63,31 +63,29 @@ def test_generator_decides_everything(digits):
 
 
 def pictures_in(png, figure):
-    """Read the pictures off a sheet, float `(10, 4, 28, 28)`; `figure` tells where they are."""
+    """Read the pictures off a sheet, float `(40, 28, 28)`; `figure` tells where they are."""
     pixels = torch.from_numpy(
         matplotlib.image.imread(io.BytesIO(png), format="png")[:, :, 0].copy()
     )
     height, width = pixels.shape
+    assert (figure.bbox.width, figure.bbox.height) == (width, height)
     pictures = []
     for ax in figure.axes:
         box = ax.get_window_extent()
-        assert (figure.bbox.width, figure.bbox.height) == (width, height)
         middle = (torch.arange(28) + 0.5) / 28
         columns = (box.x0 + middle * box.width).long()
         rows = (height - box.y1 + middle * box.height).long()
         pictures.append(pixels[rows][:, columns])
-    return torch.stack(pictures).view(10, 4, 28, 28)
+    return torch.stack(pictures)
 
 
 def test_sample_sheets_show_what_their_titles_say(digits, tmp_path, capsys):
     """The fresh sheet and, on MNIST, the committed one, pixel by pixel against torchvision."""
     path = tmp_path / "sheet.png"
     augmentation.main(["--dataset", digits.source, "--output", str(path)])
-    assert str(path) in capsys.readouterr().out
-    figure = draw_samples(digits.test_images, digits.test_labels, digits.source)
+    assert capsys.readouterr().out == f"wrote {path}\n"
+    figure = draw_samples(digits)
     figure.draw_without_rendering()
-    titles = [ax.get_title().replace("\n", " ") for ax in figure.axes[:4]]
-    assert titles == ["Original", "Rotation 10°", "Scale 90 %", "Translation 10 % right"]
     first = [(digits.test_labels == digit).nonzero()[0].item() for digit in range(10)]
     original = digits.test_images[first] / 255
     expected = torch.cat(
@@ -95,21 +93,58 @@ def test_sample_sheets_show_what_their_titles_say(digits, tmp_path, capsys):
             original,
             torchvision_affine(original, degrees=10),
             torchvision_affine(original, factor=0.9),
-            torchvision_affine(original, shift=(2.8, 0)),
+            torchvision_affine(original, right=0.1),
         ],
         dim=1,
-    )  # (10, 4, 28, 28)
+    ).flatten(0, 1)  # (40, 28, 28)
     for png in [path, SHEET] if digits.source == "mnist" else [path]:
         shown = pictures_in(png.read_bytes(), figure)
-        torch.testing.assert_close(shown, expected, atol=0.01, rtol=0, msg=str(png))
+        # Half of one of the 256 greys of a picture is rounding.
+        torch.testing.assert_close(shown, expected, atol=0.51 / 255, rtol=0, msg=str(png))
 
 
-def test_stand_in_sheet_leaves_the_one_of_mnist(monkeypatch, tmp_path, tiny_mnist, capsys):
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        ("mnist", "Augmentation of MNIST"),
+        ("rendered", "Augmentation of rendered digits, not MNIST"),
+        ("my digits", "Augmentation of my digits"),
+    ],
+)
+def test_words_on_the_sheet(tiny_mnist, source, title):
+    """Title by source, columns, rows; everything inside the picture, and gaps of one size."""
+    images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
+    figure = draw_samples(Digits(images, labels, images, labels, source))
+    figure.draw_without_rendering()
+    assert figure.get_suptitle() == title
+    columns = ["Original", "Rotation 10° counter- clockwise", "Scale 90%", "Translation 10% right"]
+    boxes = {}
+    for index, ax in enumerate(figure.axes):
+        digit, column = divmod(index, 4)
+        boxes[digit, column] = ax.get_position()
+        has_title, has_label = digit in (0, 5), column == 0
+        assert ax.get_title().replace("\n", " ") == (columns[column] if has_title else "")
+        assert ax.get_ylabel() == (str(digit) if has_label else "")
+        extent = ax.get_tightbbox()
+        assert min(extent.x0, extent.y0) > 0
+        assert extent.x1 < figure.bbox.width
+        assert extent.y1 < figure.bbox.height
+    width, height = figure.get_size_inches()
+    across = (boxes[0, 1].x0 - boxes[0, 0].x1) * width
+    down = (boxes[0, 0].y0 - boxes[1, 0].y1) * height
+    assert across == pytest.approx(down)
+    assert 0 < across < 0.1
+    assert boxes[0, 0].width * width == pytest.approx(boxes[9, 3].height * height)
+    assert figure.axes[0].get_window_extent().width >= 28 * 5, "five pixels for one of MNIST's"
+
+
+def test_sheet_of_other_digits_leaves_the_one_of_mnist(monkeypatch, tmp_path):
     """Without `--output` each source has a file of its own."""
     monkeypatch.setattr(augmentation, "__file__", str(tmp_path / "augment.py"))
-    tiny = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
+    images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
     for source in ("mnist", "rendered"):
-        monkeypatch.setattr(augmentation, "load_digits", lambda *_, s=source: (*tiny, s))
+        tiny = Digits(images, labels, images, labels, source)
+        monkeypatch.setattr(augmentation, "load_digits", lambda *_, tiny=tiny: tiny)
         augmentation.main([])
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {"augmentation_samples.png", "augmentation_samples_rendered.png"}

@@ -1,82 +1,93 @@
 """Flags, errors in one line, files that are whole or absent, and how a process ends."""
 
+import contextlib
+import errno
+import inspect
 import io
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import masked
+from helpers import HERE, copy_project, masked, run_python
 
-import dataset
 import model
-from command_line import exit_status, write_whole
+from support import files
+from support.command_line import exit_status
+from support.files import write_whole
 
-HERE = Path(__file__).resolve().parent.parent
+# A proxy where nobody listens: no test uses the network.
+NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        *(["--epochs", value] for value in ("0", "-1", "1.5", "many")),
-        *(["--batch-size", value] for value in ("0", "-32")),
-        *(["--log-interval", value] for value in ("0", "-100")),
-        *(["--lr", value] for value in ("0", "-0.003", "nan", "inf", "fast")),
-        *(["--seed", value] for value in ("-1", str(2**64), "x")),
-        ["--lr-schedule", "cosine"],
-        ["--dataset", "emnist"],
-        ["--save-model", str(HERE / "no such folder" / "weights.pt")],
-        ["--save-model", str(HERE / "model.py" / "weights.pt")],
-        ["--save-model", str(HERE)],
-        ["--report", str(HERE / "no such folder" / "report.png")],
-        *(["--report", value] for value in ("report.jpg", "report", "report.PNG.txt")),
-        ["--no-such-flag"],
-    ],
-    ids=" ".join,
-)
-def test_unusable_flags_are_usage_errors(flags, capsys):
-    """Status 2 and a line that names the flag, before anything is loaded or trained."""
+def usage_error(main, flags, capsys):
+    """Run `main`, which must refuse the flags with status 2, and return the line that says why."""
     with pytest.raises(SystemExit) as exit:
-        exit_status(model.main, flags)
+        exit_status(main, flags)
     assert exit.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert flags[0] in err.splitlines()[-1]
+    usage, _, message = err.rpartition(": error: ")
+    assert usage.startswith("usage: ")
+    assert message.count("\n") == 1
+    return message
 
 
-@pytest.fixture
-def unprivileged():
-    """Root is refused nothing, so for a while the process is nobody instead."""
-    if not hasattr(os, "geteuid"):
-        pytest.skip("needs a user whom a folder can refuse")
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    yield
-    if root:
-        os.seteuid(0)
+@pytest.mark.parametrize(
+    ("flag", "values", "message"),
+    [
+        *((f"--{name}", ["1.5", "many", "1e3", ""], "must be a whole number, got '") for name in
+          ("epochs", "batch-size", "log-interval", "seed")),
+        *((f"--{name}", ["0", "-1"], "must be at least 1, got '") for name in
+          ("epochs", "batch-size", "log-interval")),
+        ("--seed", ["-1", str(2**64)], "must be from 0 to 2**64 - 1, got '"),
+        ("--lr", ["fast", ""], "must be a number, got '"),
+        ("--lr", ["0", "-0.003", "nan", "inf"], "must be finite and above 0, got '"),
+        ("--lr-schedule", ["no-such-schedule"], "invalid choice: 'no-such-schedule'"),
+        ("--dataset", ["emnist"], "must be one of auto, mnist, rendered, got 'emnist'"),
+        ("--report", ["report.jpg", "report", "r.PNG.txt"], "must end in .png, .pdf or .svg, got"),
+        ("--save-model", ["no such folder/x.pt", "model.py/x.pt", "x" * 300], "cannot write "),
+        ("--save-model", ["tests", "."], "is not a regular file"),
+        ("--save-model", ["models/"], "models/ is a folder; add the name of a file"),
+        ("--report", ["no such folder/report.png", "no\nfolder/r.png"], "cannot write "),
+    ],
+)  # fmt: skip
+def test_unusable_flags_are_usage_errors(flag, values, message, capsys, monkeypatch):
+    """Status 2 and one line that names the flag, before anything is loaded or trained."""
+    monkeypatch.chdir(HERE)
+    for value in values:
+        line = usage_error(model.main, [flag, value], capsys)
+        assert line.startswith(f"argument {flag}: ")
+        assert message in line
 
 
-@pytest.fixture
-def locked_folder():
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o555)
-        yield Path(folder)
-        Path(folder).chmod(0o755)
+def test_unknown_flag_is_a_usage_error(capsys):
+    assert "--no-such-flag" in usage_error(model.main, ["--no-such-flag"], capsys)
 
 
-@pytest.mark.parametrize("flag", ["--save-model", "--report"])
-def test_folder_without_permission_is_a_usage_error(locked_folder, unprivileged, capsys, flag):
-    with pytest.raises(SystemExit) as exit:
-        model.main([flag, str(locked_folder / "file.png")])
-    assert exit.value.code == 2
-    assert re.search(rf"argument {flag}: cannot write in folder .*denied", capsys.readouterr().err)
+def test_flags_and_train_have_the_same_defaults(monkeypatch):
+    flags = vars(model.parse_args([]))
+    for name, parameter in inspect.signature(model.train).parameters.items():
+        if name in flags:
+            assert flags[name] == parameter.default, name
+
+
+def test_help_tells_every_default_that_is_a_value(capsys, monkeypatch):
+    for name in ("MNIST_DATASET", "MNIST_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit):
+        model.main(["--help"])
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    defaults = [str(v) for v in vars(model.parse_args([])).values() if v not in (None, False)]
+    assert re.findall(r"\(default: (\S+)\)", text) == defaults
 
 
 def test_environment_sets_the_defaults_and_is_checked_too(monkeypatch, capsys):
@@ -93,23 +104,134 @@ def test_environment_sets_the_defaults_and_is_checked_too(monkeypatch, capsys):
     monkeypatch.setenv("MNIST_DATASET", "rendered")
     assert model.parse_args(["--dataset", "mnist"]).dataset == "mnist"
     monkeypatch.setenv("MNIST_DATASET", "emnist")
-    with pytest.raises(SystemExit) as exit:
-        model.parse_args([])
-    assert exit.value.code == 2
-    assert "MNIST_DATASET" in capsys.readouterr().err
+    assert "MNIST_DATASET" in usage_error(model.main, [], capsys)
 
 
-def test_bad_dataset_is_a_usage_error_of_pytest():
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", HERE, "--collect-only", "-q"],
-        env=os.environ | {"MNIST_DATASET": "emnist"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "MNIST_DATASET" in done.stderr
-    assert "Traceback" not in done.stderr
+# --- Where files may be written ---------------------------------------------------------------
+
+
+@pytest.fixture
+def unprivileged():
+    """Root is refused nothing, so for a while the process is nobody instead."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs a user whom a folder can refuse")
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def refusing_folder():
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+        Path(folder).chmod(0o755)
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o666, 0o777], ids=["no w", "no x", "file of another"])
+@pytest.mark.parametrize("flag", ["--save-model", "--report"])
+def test_missing_permission_is_a_usage_error(refusing_folder, request, capsys, flag, mode):
+    """Before training: in a folder, and for an existing file."""
+    path = refusing_folder / "file.png"
+    if mode == 0o777:
+        path.write_bytes(b"theirs")
+        path.chmod(0o444)
+    refusing_folder.chmod(mode)
+    request.getfixturevalue("unprivileged")
+    line = usage_error(model.main, [flag, str(path)], capsys)
+    assert line == f"argument {flag}: cannot write {path}: {os.strerror(errno.EACCES)}\n"
+
+
+def test_one_file_cannot_be_weights_and_report(tmp_path, monkeypatch, capsys):
+    """Nor through a link or by another spelling."""
+    monkeypatch.chdir(tmp_path)
+    others = ["x.png", "./x.png", str(tmp_path / "x.png")]
+    if os.name == "posix":
+        Path("link.png").symlink_to("x.png")
+        others.append("link.png")
+    for other in others:
+        for flags in (["--save-model", "x.png", "--report", other], ["--save-model", other,
+                      "--report", "x.png"]):  # fmt: skip
+            assert "--save-model and --report are the same" in usage_error(
+                model.main, flags, capsys
+            )
+
+
+def test_tilde_in_outputs_is_the_home_folder(tmp_path, monkeypatch):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    args = model.parse_args(["--save-model", "~/w.pt", "--report", "~/r.png"])
+    assert (args.save_model, args.report) == (tmp_path / "w.pt", tmp_path / "r.png")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_link_is_followed(few_digits, tmp_path):
+    target, link = tmp_path / "real.pt", tmp_path / "link.pt"
+    link.symlink_to(target)
+    for _ in range(2):  # first to a file that is not there yet
+        assert exit_status(model.main, ["--save-model", str(link)]) == 0
+        assert link.is_symlink()
+        assert target.stat().st_size > 10_000
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs modes")
+def test_replaced_file_keeps_its_mode_and_a_new_one_obeys_umask(tmp_path):
+    path = tmp_path / "weights.pt"
+    write_whole(path, b"first")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+    path.chmod(0o640)
+    write_whole(path, b"second")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.read_bytes() == b"second"
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    """The file appears whole or not at all."""
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"old")
+
+    class FullDisk(io.BytesIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def open_full(self, mode):
+        self.touch()
+        return FullDisk()
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(OSError, match=r"weights\.pt cannot be written: ") as error:
+        write_whole(path, bytes(1000))
+    assert os.strerror(errno.ENOSPC) in str(error.value)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
+    assert path.read_bytes() == b"old"
+
+
+def test_file_that_cannot_be_replaced_keeps_the_new_content_beside_it(tmp_path, monkeypatch):
+    """As in a sticky folder, where a file of another user may be written but not replaced."""
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"old")
+
+    def refused(self, target):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(OSError, match=r"weights\.pt cannot be replaced: .*; the new content is in"):
+        write_whole(path, b"new")
+    (beside,) = (p for p in tmp_path.iterdir() if p != path)
+    assert (path.read_bytes(), beside.read_bytes()) == (b"old", b"new")
+
+
+def test_long_name_can_be_written(tmp_path):
+    """255 bytes are the limit of a name; the unfinished file must not need more."""
+    path = tmp_path / ("x" * 252 + ".pt")
+    files.check_writable(path)
+    write_whole(path, b"content")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 # --- Errors that end a run --------------------------------------------------------------------
@@ -126,17 +248,36 @@ def test_bad_data_ends_with_one_line_and_status_1(tiny_mnist, capsys):
     assert str(path) in err
 
 
-def test_stand_in_run_warns_once_and_claims_nothing(tiny_mnist, tiny_stand_in, capsys, caplog):
-    """No line of a run on the stand-in can be taken for a result on MNIST."""
-    for name in dataset.MNIST_FILES:
-        (tiny_mnist.raw / name).unlink()
+def test_line_break_in_a_path_does_not_break_the_message(tiny_mnist, tmp_path, capsys):
+    flags = ["--dataset", "mnist", "--data-dir", str(tmp_path / "two\nlines")]
+    assert exit_status(model.main, flags) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert r"two\nlines" in err
+
+
+def test_run_on_rendered_digits_warns_once_and_claims_nothing(
+    tiny_mnist, tiny_rendered, capsys, caplog
+):
+    """No line of it can be taken for a result on MNIST."""
+    for path in tiny_mnist.raw.iterdir():
+        path.unlink()
     flags = ["--dataset", "auto", "--data-dir", str(tiny_mnist.folder)]
     assert exit_status(model.main, flags) == 0
     (warning,) = caplog.messages
     assert warning.startswith("WARNING: MNIST is not in ")
     start, *rest = capsys.readouterr().out.splitlines()
-    assert masked(start) == "[time] Starting Training on rendered stand-in digits, NOT on MNIST"
+    assert masked(start) == "[time] Starting Training on rendered digits, NOT on MNIST"
     assert not [line for line in rest if "MNIST" in line or "WARNING" in line]
+    assert "on 10 rendered test images: " in rest[-1]
+
+
+def test_data_of_ones_own_has_its_name_in_the_log(few_digits, monkeypatch, capsys):
+    monkeypatch.setattr("model.load_digits", lambda *_: few_digits._replace(source="my digits"))
+    assert exit_status(model.main, []) == 0
+    start, *_, end = map(masked, capsys.readouterr().out.splitlines())
+    assert start == "[time] Starting Training on my digits"
+    assert end == "[time] Accuracy on 100 test images: ##.##%"
 
 
 def test_loss_that_is_not_finite_stops_the_run(few_digits, capsys, tmp_path):
@@ -144,11 +285,38 @@ def test_loss_that_is_not_finite_stops_the_run(few_digits, capsys, tmp_path):
     flags = ["--lr", "1e38", "--log-interval", "4", "--save-model", str(tmp_path / "weights.pt")]
     assert exit_status(model.main, flags) == 1
     out, err = capsys.readouterr()
-    assert re.fullmatch(
-        r".*: error: epoch 1, batch [2-4]/10: .*not finite; try a smaller --lr\n", err
+    message = (
+        r".*: error: epoch 1, batch [2-4]/10: the loss is not finite; try a smaller .*--lr.*\n"
     )
+    assert re.fullmatch(message, err)
     assert "Batch 4/10" not in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_are_not_saved(few_digits, capsys, tmp_path):
+    """The only update diverges, and no later loss could show it."""
+    path = tmp_path / "weights.pt"
+    flags = ["--lr", "1e39", "--batch-size", "320", "--save-model", str(path)]
+    assert exit_status(model.main, flags) == 1
+    assert "epoch 1, batch 1/1: the weights are not finite" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_batch_larger_than_the_set_is_the_set(few_digits, capsys):
+    assert exit_status(model.main, ["--batch-size", str(2**63)]) == 0
+    assert "  - Batch size: 320\n" in capsys.readouterr().out
+
+
+def test_too_little_memory_is_one_line(capsys):
+    for allocate in (lambda _: torch.empty(2**50), lambda _: bytearray(2**60)):
+        assert exit_status(allocate) == 1
+        assert re.fullmatch(r".*: error: .+\n", capsys.readouterr().err)
+    with pytest.raises(RuntimeError, match="a bug"):
+
+        def bug(_):
+            raise RuntimeError("a bug")
+
+        exit_status(bug)
 
 
 # --- Output -----------------------------------------------------------------------------------
@@ -156,44 +324,40 @@ def test_loss_that_is_not_finite_stops_the_run(few_digits, capsys, tmp_path):
 
 def test_saved_weights_give_the_same_logits(few_digits, digits, tmp_path, monkeypatch):
     """Under the documented keys, readable without running code from the file, and no litter."""
-    trained = []
-    train = model.train
-    monkeypatch.setattr(
-        model, "train", lambda *a, **k: trained.append(train(*a, **k)) or trained[0]
-    )
-    assert exit_status(model.main, ["--save-model", str(tmp_path / "weights.pt")]) == 0
+    path = tmp_path / "weights.pt"
+    assert exit_status(model.main, ["--save-model", str(path)]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
-    network = trained[0][0].eval()
-    loaded = model.LightweightCNN().eval()
-    loaded.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    x = digits.test_images[:100] / 255
-    assert torch.equal(loaded(x), network(x))
+    torch.manual_seed(42)
+    network = model.LightweightCNN()
+    model.train(network, few_digits.images, few_digits.labels)
+    loaded = model.LightweightCNN()
+    loaded.load_state_dict(torch.load(path, weights_only=True))
+    assert torch.equal(
+        model.predict(loaded, few_digits.test_images),
+        model.predict(network, few_digits.test_images),
+    )
     layers = ("conv1", "conv2", "conv3", "fc1", "fc2")
     keys = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
     assert keys < set(loaded.state_dict())
 
 
-def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
-    """The file appears whole or not at all."""
-    path = tmp_path / "weights.pt"
-    path.write_bytes(b"old")
-
-    def full_disk(self, content):
-        with self.open("wb") as file:
-            file.write(content[:100])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match=r"weights\.pt cannot be written: No space left"):
-        write_whole(path, bytes(1000))
-    monkeypatch.undo()
-    assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
-    assert path.read_bytes() == b"old"
+def test_seed_decides_the_weights(few_digits, tmp_path):
+    """42 is the default, others give others, and 0 is one."""
+    saved = {}
+    for seed in (None, "42", "43", "0"):
+        path = tmp_path / f"{seed}.pt"
+        flags = [] if seed is None else ["--seed", seed]
+        assert exit_status(model.main, [*flags, "--save-model", str(path)]) == 0
+        saved[seed] = torch.load(path, weights_only=True)["conv1.weight"]
+    assert torch.equal(saved[None], saved["42"])
+    assert not torch.equal(saved["42"], saved["43"])
+    assert not torch.equal(saved["42"], saved["0"])
 
 
 def test_what_the_terminal_cannot_show_is_replaced(monkeypatch):
     """A data folder of an Armenian name, on a terminal of western Europe."""
     monkeypatch.setenv("MNIST_DATA_DIR", "Ձ")
+    monkeypatch.setenv("COLUMNS", "80")
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", terminal)
     with pytest.raises(SystemExit) as exit:
@@ -203,56 +367,163 @@ def test_what_the_terminal_cannot_show_is_replaced(monkeypatch):
     assert b"(default: ?)" in terminal.buffer.getvalue()
 
 
-ENDLESS = """if True:
-    import sys
-    import torch
-    import model
-    from command_line import exit_status
-    images = torch.zeros(1, 1, 28, 28, dtype=torch.uint8).expand(10_000_000, -1, -1, -1)
-    digits = images, torch.zeros(10_000_000, dtype=torch.long)
-    model.load_digits = lambda train, *_: (*digits, "rendered")
-    sys.exit(exit_status(model.main, sys.argv[1:]))
-"""
+@pytest.mark.parametrize("stream", [None, io.StringIO()], ids=["none", "not a file"])
+def test_streams_of_a_notebook_or_a_program_without_console(stream, few_digits, monkeypatch):
+    """Jupyter's streams cannot be reconfigured; pythonw and IDLE have none, or their own."""
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert exit_status(model.main, []) == 0
 
 
-def started_run(*flags):
-    """`model.main` in a process of its own, on grey images, once its first three lines are out."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", ENDLESS, *flags],
-        cwd=HERE,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+def test_backend_of_matplotlib_does_not_matter_except_to_a_notebook(monkeypatch):
+    """matplotlib refuses to be imported with an unknown one. A notebook goes on to use its own."""
+    seen = []
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    exit_status(lambda _: seen.append(os.environ["MPLBACKEND"]))
+    monkeypatch.delitem(sys.modules, "ipykernel")
+    exit_status(lambda _: seen.append(os.environ["MPLBACKEND"]))
+    assert seen == ["nonsense", "agg"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+def test_closed_streams(tmp_path):
+    """`python model.py >&- 2>&-`: the folder is refused with status 1, and nothing crashes."""
+    command = ["sh", "-c", 'exec "$0" model.py --dataset mnist --data-dir "$1" >&- 2>&-']
+    environment = os.environ | NO_NETWORK
+    arguments = [*command, sys.executable, tmp_path / "x"]
+    done = subprocess.run(arguments, cwd=HERE, env=environment, timeout=300, check=False)
+    assert done.returncode == 1
+
+
+@contextlib.contextmanager
+def endless_run(*flags):
+    """endless_run.py in a process of its own, once its first three lines are out."""
+    with subprocess.Popen(
+        [sys.executable, HERE / "tests" / "endless_run.py", *flags],
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        | {"PYTHONPATH": str(HERE)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    guard = threading.Timer(120, process.kill)  # for a log that never comes
-    guard.start()
-    assert [masked(process.stdout.readline())[:6] for _ in range(3)] == ["[time]"] * 3
-    guard.cancel()
-    return process
+    ) as process:
+        guard = threading.Timer(120, process.kill)  # for a log or an end that never comes
+        guard.start()
+        try:
+            assert [masked(process.stdout.readline())[:6] for _ in range(3)] == ["[time]"] * 3
+            yield process
+        finally:
+            guard.cancel()
+            process.kill()
 
 
 def test_closed_pipe_ends_quietly():
     """`python model.py | head -3`."""
-    process = started_run("--log-interval", "1")
-    process.stdout.close()
-    assert process.wait(timeout=300) == 141
-    assert process.stderr.read() == ""
+    with endless_run("--log-interval", "1") as process:
+        process.stdout.close()
+        assert process.wait() in (141, -signal.SIGTERM)
+        assert process.stderr.read() == ""
+
+
+def test_closed_pipe_of_windows_ends_quietly(few_digits, monkeypatch, capsys):
+    """Writing into it raises EINVAL there (cpython issue 79935), not BrokenPipeError."""
+
+    class ClosedPipe(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert exit_status(model.main, []) == 141
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert exit_status(model.main, []) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT for one process alone")
 def test_ctrl_c_ends_with_130_and_writes_nothing(tmp_path):
-    # Without another line in sight: the first ones came because each is flushed.
+    # No other line is near: the first three came because each is flushed.
     flags = ["--log-interval", "1000000", "--save-model", str(tmp_path / "weights.pt")]
-    process = started_run(*flags)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=300)
-    assert (process.returncode, stderr) == (130, "")
+    with endless_run(*flags) as process:
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate()
+        assert (process.returncode, stderr) == (130, "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_tells_every_default(capsys):
-    with pytest.raises(SystemExit):
-        model.main(["--help"])
-    text = re.sub(r"\s+", " ", capsys.readouterr().out)
-    assert text.count("(default: ") == len(vars(model.parse_args([])))
+# --- pytest and the benchmarks ----------------------------------------------------------------
+
+
+def test_bad_dataset_is_a_usage_error_of_pytest():
+    environment = os.environ | {"MNIST_DATASET": "emnist"}
+    done = run_python("-m", "pytest", "--collect-only", "-q", env=environment)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "MNIST_DATASET" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+GATES = '''"""Two metrics of one gate, of which one breaks."""
+GATES = {"good": (">", 1, "%"), "bad": ("<", 5.0, "%"), "count": ("<", 25_000, "")}
+
+
+def test_gate(gate):
+    gate({"count": 10_982, "bad": 6.0, "good": 2.0})
+
+
+def test_misspelt(gate):
+    gate({"god": 2.0})
+'''
+
+
+RENDERED = '''"""One grey square instead of 70,000 rendered digits."""
+import torch
+
+
+def render(count, seed):
+    return torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+'''
+
+
+def test_table_of_metrics(tmp_path):
+    """All metrics of a broken gate, a plain message, versions, and the reason for no MNIST."""
+    project = copy_project(tmp_path / "project")
+    (project / "test_model.py").write_text(GATES)
+    (project / "support" / "rendered.py").write_text(RENDERED)
+    summary = tmp_path / "summary.md"
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_model.py"]
+    environment = os.environ | {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_SHA": "0123456789"}
+    environment |= NO_NETWORK
+    environment["MNIST_DATA_DIR"] = str(tmp_path / "none")
+    command += ["--dataset", "auto", "--junitxml", "junit.xml"]
+    done = run_python(*command, cwd=project, env=environment)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "AssertionError: bad: 6.00%, must be below 5%" in done.stdout
+    assert "no gate for {'god'}" in done.stdout
+    assert "['good', 'bad', 'count']" in done.stdout
+    for text in (done.stdout, summary.read_text(encoding="utf-8")):
+        assert re.search(r"WARNING: MNIST is not in .*NOTHING WAS TESTED ON MNIST\.\n", text)
+        assert re.search(r"Python 3\.\S+, torch \S+, rendered digits, commit 0123456\n\n\|", text)
+        table = [re.sub(r" +", " ", line) for line in text.splitlines() if line.startswith("| ")]
+        assert table[0] == "| metric | value | gate | kept | dataset |"
+        assert table[2:] == [
+            "| count | 10,982 | < 25,000 | kept | rendered digits |",
+            "| bad | 6.00% | < 5% | **BROKEN** | rendered digits |",
+            "| good | 2.00% | > 1% | kept | rendered digits |",
+        ]
+    junit = (project / "junit.xml").read_text(encoding="utf-8")
+    assert 'name="bad" value="6.00%, &lt; 5%, **BROKEN**, rendered digits"' in junit
+    assert torch.__version__ in junit
+
+
+@pytest.mark.parametrize("summary", ["", "no such folder/summary.md"])
+def test_missing_summary_of_a_job_breaks_nothing(pytestconfig, monkeypatch, summary):
+    plugin = pytestconfig.pluginmanager.get_plugin(str(HERE / "conftest.py"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", summary)
+    shown = []
+    reporter = SimpleNamespace(section=shown.append, write_line=shown.append)
+    config = SimpleNamespace(stash=pytest.Stash())
+    plugin.pytest_configure(config)
+    config.stash[plugin.METRICS].append(["parameters", "10,982", "< 25,000", "kept", "MNIST"])
+    plugin.pytest_terminal_summary(reporter, config)
+    assert "| parameters | 10,982 | < 25,000 | kept | MNIST   |" in shown[1]
+    assert ("WARNING" in shown[-1]) == bool(summary)

@@ -1,14 +1,16 @@
-"""The stand-in is like MNIST where it must be, and the same every time."""
+"""Rendered digits are like MNIST where they must be, and the same every time."""
 
 import pytest
 import torch
 
-from dataset import load_digits
+from support.dataset import load_digits
+from support.rendered import centred, draw_glyphs, render
 
 
 @pytest.fixture(scope="module")
 def rendered():
-    return load_digits(False, "rendered")
+    """The 10,000 rendered test images and their labels."""
+    return render(10_000, seed=1)
 
 
 def test_rendered_digits_look_like_mnist(rendered):
@@ -30,14 +32,95 @@ def test_rendered_digits_look_like_mnist(rendered):
     assert x.amax((1, 2)).min() > 0.5, "no digit is blank"
 
 
-def test_rendered_digits_are_always_the_same(rendered):
-    """Whatever the seed is; and the two splits share no image."""
-    torch.manual_seed(123)
-    images, labels, source = load_digits(False, "rendered")
-    assert source == "rendered"
-    assert torch.equal(images, rendered[0])
-    assert torch.equal(labels, rendered[1])
-    train_images, _, _ = load_digits(True, "rendered")
-    seen = {image.numpy().tobytes() for image in train_images}
+def population(images):
+    """Mean and deviation of what makes the images vary, each over all of them.
+
+    From the moments of an image: its slant, in columns per row, and its width and height, two
+    deviations. And its ink, the share of its area that is white.
+    """
+    x = images[:, 0] / 255
+    axis = torch.arange(28) - 13.5
+    mass = x.sum((1, 2))
+    mean_x, mean_y = (x.sum(1) @ axis) / mass, (x.sum(2) @ axis) / mass
+    dx, dy = axis - mean_x[:, None], axis - mean_y[:, None]  # (N, 28)
+    var_x = (x.sum(1) * dx**2).sum(1) / mass
+    var_y = (x.sum(2) * dy**2).sum(1) / mass
+    cov = torch.einsum("nij,ni,nj->n", x, dy, dx) / mass
+    measures = {
+        "slant": -cov / var_y,
+        "width": 2 * var_x.sqrt(),
+        "height": 2 * var_y.sqrt(),
+        "ink": x.mean((1, 2)),
+    }
+    return {
+        f"{kind} of {name}": getattr(values, kind)().item()
+        for name, values in measures.items()
+        for kind in ("mean", "std")
+    }
+
+
+# What the seeds 1, 2 and 3 give, and a margin of at least twice their spread.
+POPULATION = {
+    "mean of slant": (0.125, 0.015),
+    "std of slant": (0.262, 0.008),
+    "mean of width": (7.12, 0.08),
+    "std of width": (2.04, 0.03),
+    "mean of height": (11.92, 0.06),
+    "std of height": (1.51, 0.03),
+    "mean of ink": (0.153, 0.002),
+    "std of ink": (0.059, 0.001),
+}
+
+
+def test_rendered_digits_vary_as_meant(rendered):
+    """Rotation, slant, proportions, distortion and stroke width: a wrong formula leaves a range."""
+    measured = population(rendered[0])
+    ranges = {name: pytest.approx(mean, abs=margin) for name, (mean, margin) in POPULATION.items()}
+    assert measured == ranges
+
+
+def test_each_split_has_its_own_digits(rendered, digits):
+    """60,000 and 10,000, which share no image; the training images vary."""
+    train = digits if digits.source == "rendered" else load_digits("rendered")
+    assert (len(train.images), len(train.labels)) == (60_000, 60_000)
+    assert torch.equal(train.test_images, rendered[0])
+    assert torch.equal(train.test_labels, rendered[1])
+    assert train.source == "rendered"
+    seen = {image.numpy().tobytes() for image in train.images}
     assert len(seen) > 59_900, "they vary"
-    assert not seen & {image.numpy().tobytes() for image in images}
+    assert not seen & {image.numpy().tobytes() for image in rendered[0]}
+
+
+def test_seed_decides_the_pixels():
+    """Same seed, same pixels, without touching torch's global generator; also in the last chunk."""
+    state = torch.get_rng_state()
+    (first, labels), (again, _), (other, others) = (render(2600, seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert (first.dtype, first.shape, other.shape) == (torch.uint8, first.shape, first.shape)
+    assert first.shape == (2600, 1, 28, 28)
+    assert (first == other).flatten(1).all(1).sum() == 0
+    assert not torch.equal(labels, others)
+
+
+def test_glyphs_fill_their_box():
+    """56 x 56 pixels with a margin of 8, less what the blur adds; every digit from every font."""
+    pictures, digits = draw_glyphs()
+    assert pictures.shape == (len(digits), 1, 56, 56)
+    assert (digits.bincount() >= 12).all(), "three fonts with all characters, nine with digits"
+    for picture in pictures[:, 0]:
+        rows, columns = ((picture > 0.25).any(side).nonzero() for side in (1, 0))
+        height, width = (i.max().item() - i.min().item() + 1 for i in (rows, columns))
+        assert 38 <= max(height, width) <= 43
+        assert picture[:3].max() == picture[:, -3:].max() == 0
+    assert pictures.max() <= 1
+
+
+def test_centred_moves_the_centre_of_mass_to_the_middle():
+    """By whole pixels, and what leaves the image is lost."""
+    images = torch.zeros(2, 28, 28)
+    images[0, 3, 20], images[1, 25, 1] = 1.0, 0.5
+    result = centred(images)
+    middle = result[:, 13:15, 13:15].sum((1, 2))
+    assert middle.tolist() == [1.0, 0.5]
+    assert torch.equal(result.sum((1, 2)), middle)

@@ -1,14 +1,17 @@
 """The picture of a run shows what happened."""
 
+import math
+
 import matplotlib.image
 import numpy
 import pytest
 import torch
 
 import model
-from command_line import exit_status
 from model import Progress
-from report import confusion_matrix, draw_report, most_confident_mistakes
+from support.command_line import exit_status, write_picture
+from support.dataset import Digits
+from support.report import confusion_matrix, draw_report, most_confident_mistakes
 
 
 def test_confusion_matrix_counts_true_digits_in_rows():
@@ -23,62 +26,143 @@ def test_confusion_matrix_counts_true_digits_in_rows():
     }
 
 
-def hand_built_logits():
-    """Image i is read as digit i % 10, the more confidently the higher i is."""
+@pytest.mark.parametrize("count", [5, 20])
+def test_mistakes_are_ranked_as_by_a_plain_loop(count):
+    """Softmax over the ten logits of an image; the most confident first."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(50, 10, generator=generator)
+    labels = torch.randint(10, (50,), generator=generator)
+    ranked = []
+    for index in range(50):
+        row = [math.exp(logit) for logit in logits[index].tolist()]
+        if row.index(max(row)) != labels[index]:
+            ranked.append((max(row) / sum(row), index))
+    ranked.sort(reverse=True)
+    indices, confidence = most_confident_mistakes(labels, logits, count)
+    assert indices.tolist() == [index for _, index in ranked[:count]]
+    assert confidence.tolist() == [pytest.approx(share, rel=1e-5) for share, _ in ranked[:count]]
+
+
+def hand_built(mistakes, source="mnist"):
+    """60 test digits, image i grey of shade i and predicted as i % 10, and their logits.
+
+    The first `mistakes` of them are wrong, the more confidently the higher i is.
+    """
     index = torch.arange(60)
     logits = torch.zeros(60, 10)
     logits[index, index % 10] = 1 + index / 10
-    return logits
+    labels = index % 10
+    labels[:mistakes] = 9 - labels[:mistakes]  # never the digit itself
+    images = index.byte().view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
+    return Digits(images, labels, images, labels, source), logits
 
 
-def test_mistakes_are_sorted_from_the_most_confident():
-    labels = torch.arange(60) % 10
-    wrong = [5, 17, 40, 41, 58]
-    labels[wrong] = (labels[wrong] + 1) % 10
-    assert most_confident_mistakes(labels, hand_built_logits()).tolist() == [58, 41, 40, 17, 5]
-    assert most_confident_mistakes(labels, hand_built_logits(), count=2).tolist() == [58, 41]
+ONE_EPOCH = [[Progress(2, 2.0, 50.0), Progress(3, 1.5, 60.0)]]
+TWO_EPOCHS = [*ONE_EPOCH, [Progress(2, 0.5, 90.0), Progress(3, 0.4, 91.0)]]
 
 
 def test_report_shows_history_counts_and_mistakes():
     """Lines, numbers and titles of the figure, for two epochs and 25 mistakes."""
-    history = [Progress(1, 2, 2.0, 50.0), Progress(1, 3, 1.5, 60.0), Progress(2, 2, 0.5, 90.0)]
-    history.append(Progress(2, 3, 0.4, 91.0))
-    labels = torch.arange(60) % 10
-    labels[:25] = 9 - labels[:25]  # never the digit itself
-    images = torch.arange(60, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
-    figure = draw_report(history, images, labels, hand_built_logits(), "mnist", seed=7)
+    digits, logits = hand_built(25)
+    figure = draw_report(TWO_EPOCHS, [55.0, 58.33], digits, logits, seed=7)
     figure.draw_without_rendering()
-    assert figure.get_suptitle() == "MNIST: 58.33 % of 60 held-out digits, seed 7"
-    loss, accuracy, matrix, *mistakes = figure.axes
+    assert figure.get_suptitle() == "MNIST: 58.33% test accuracy (60 images, seed 7)"
+    *mistakes, loss, accuracy, matrix = figure.axes
+    assert (loss.get_title(), accuracy.get_title()) == (
+        "Training loss, running mean",
+        "Training accuracy, running mean",
+    )
     for ax, values in ((loss, [[2.0, 1.5], [0.5, 0.4]]), (accuracy, [[50, 60], [90, 91]])):
-        assert [list(line.get_xdata()) for line in ax.lines] == [[2, 3], [5, 6]]
-        assert [list(line.get_ydata()) for line in ax.lines] == values
+        assert [list(line.get_xdata()) for line in ax.lines[:2]] == [[2, 3], [5, 6]]
+        assert [list(line.get_ydata()) for line in ax.lines[:2]] == values
+    assert [text.get_text() for ax in (loss, accuracy) for text in ax.texts] == ["0.4000", "91.00%"]
+    test_accuracy, limit = accuracy.lines[2:]
+    assert test_accuracy.get_xydata().tolist() == [[3, 55.0], [6, 58.33]]
+    assert (set(limit.get_ydata()), limit.get_linestyle()) == ({95}, "--")
     shown = {text.get_position()[::-1]: text.get_text() for text in matrix.texts}
-    assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("true", "read")
+    assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("True digit", "Predicted digit")
     assert shown[0, 0] == "3"
-    assert shown[9, 0] == "3", "true 9, read 0"
+    assert shown[9, 0] == "3", "true 9, predicted 0"
     assert shown[0, 1] == ""
     assert len(mistakes) == 20
-    expected = hand_built_logits().softmax(1).amax(1)
+    confidence = logits.softmax(1).amax(1)
     for ax, index in zip(mistakes, range(24, 4, -1), strict=True):
-        true, read = labels[index].item(), index % 10
-        assert ax.get_title() == f"{true} → {read}\n{100 * expected[index]:.1f} %"
+        true, predicted = digits.test_labels[index].item(), index % 10
+        assert ax.get_title() == f"{true} → {predicted}\n{100 * confidence[index]:.1f}%"
         assert ax.images[0].get_array()[0, 0] == index
+        assert ax.images[0].get_clim() == (0, 255)
 
 
-def test_report_of_a_real_run_is_grey(default_run):
-    """And 900 pixels wide: readable in README and on paper."""
-    pixels = matplotlib.image.imread(default_run.report)[:, :, :3]
-    assert pixels.shape[1] == 900
-    assert numpy.ptp(pixels, axis=2).max() == 0
-    assert 0.5 < pixels.mean() < 0.98, "not blank"
+def test_one_epoch_has_no_points_of_test_accuracy():
+    figure = draw_report(ONE_EPOCH, [58.33], *hand_built(1), seed=7)
+    accuracy = figure.axes[-2]
+    assert len(accuracy.lines) == 2, "the curve and the 95% line"
+
+
+@pytest.mark.parametrize(("mistakes", "rows"), [(0, 0), (1, 1), (10, 1), (11, 2), (19, 2), (20, 2)])
+def test_area_of_the_mistakes_is_as_large_as_needed(mistakes, rows):
+    """Without mistakes there is neither an empty area nor its heading."""
+    figure = draw_report(ONE_EPOCH, [58.33], *hand_built(mistakes), seed=7)
+    figure.draw_without_rendering()
+    *shown, _, _, _ = figure.axes
+    assert len(shown) == 10 * rows
+    assert sum(bool(ax.get_title()) for ax in shown) == mistakes
+    assert not any(ax.axison for ax in shown), "no frame around nothing"
+    headings = [part.get_suptitle() for part in figure.subfigs]
+    assert headings.count("Most confident mistakes: true → predicted digit, confidence") == (
+        rows > 0
+    )
 
 
 @pytest.mark.parametrize(
-    ("suffix", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF-"), ("svg", b"<?xml")]
+    ("source", "start"),
+    [("rendered", "Rendered digits, not MNIST: "), ("my digits", "my digits: ")],
+)
+def test_title_names_the_source(source, start):
+    figure = draw_report(ONE_EPOCH, [58.33], *hand_built(1, source), seed=7)
+    assert figure.get_suptitle().startswith(start)
+
+
+def test_mistakes_are_shaded_by_count_and_correct_counts_are_not():
+    labels = torch.tensor([0] * 90 + [1] * 5 + [2] * 4)
+    predictions = torch.tensor([0] * 90 + [2] * 4 + [3] + [0] * 2 + [1] * 2)
+    digits = Digits(torch.empty(0), torch.empty(0), torch.zeros(99, 1, 28, 28), labels, "mnist")
+    logits = torch.nn.functional.one_hot(predictions, 10).float()
+    matrix = draw_report(ONE_EPOCH, [90.0], digits, logits, seed=7).axes[-1]
+    image = matrix.images[0]
+    shades = image.cmap(image.norm(image.get_array()))[:, :, 0]
+    assert shades[0, 0] == shades[5, 5] == 1, "white"
+    assert shades[1, 2] < shades[2, 0] == shades[2, 1] < shades[1, 3] < 1, "4, 2, 2, 1"
+    assert 0.4 < shades[1, 2] < 0.7, "black type stays readable"
+    colours = {text.get_position(): text.get_color() for text in matrix.texts}
+    assert (colours[0, 0], colours[2, 1]) == ("0.4", "black")
+
+
+def test_report_of_a_real_run_is_grey(default_run):
+    """1,800 pixels wide, nothing cut off at its edges, and on a ground that does not glare."""
+    pixels = matplotlib.image.imread(default_run.folder / "report.png")[:, :, :3]
+    assert pixels.shape[1] == 1800
+    assert numpy.ptp(pixels, axis=2).max() == 0
+    border = numpy.concatenate([pixels[:10].ravel(), pixels[-10:].ravel(), pixels[:, :10].ravel(),
+                                pixels[:, -10:].ravel()])  # fmt: skip
+    assert border.min() == border.max() == pytest.approx(0.88, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [("png", b"\x89PNG"), ("PDF", b"%PDF-"), ("svg", b"<?xml")]
 )
 def test_suffix_names_the_format(few_digits, tmp_path, suffix, magic):
     path = tmp_path / f"report.{suffix}"
     assert exit_status(model.main, ["--report", str(path)]) == 0
     assert path.read_bytes().startswith(magic)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_settings_of_the_user_do_not_matter(tmp_path):
+    """TeX may be missing, and an odd size would cut the picture."""
+    draw = draw_report, ONE_EPOCH, [58.33], *hand_built(3), 7
+    write_picture(tmp_path / "default.png", *draw)
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "savefig.dpi": 10}):
+        write_picture(tmp_path / "odd.png", *draw)
+    default, odd = (matplotlib.image.imread(tmp_path / f"{n}.png") for n in ("default", "odd"))
+    assert numpy.array_equal(default, odd)
