@@ -1,104 +1,199 @@
-"""How much room the gates of test_model.py have: every gated figure over many seeds.
+"""How far the metrics of test_model.py stay from their gates, over many seeds.
 
-`python benchmarks/seeds.py --seeds 20 --dataset mnist` trains for seed 42, which every run has by
-default, and for 20 others what the gates train, and the linear schedule besides. It prints for
-every figure its mean, standard deviation (sd), minimum, 5th percentile and value at seed 42; the
-gate, the room between mean and gate in sd, and the smallest loss that the gate catches, which is
-the mean less the gate. On the stand-in it also tells how much of the genuine MNIST test set the
-default network reads, if MNIST can be had.
+`python benchmarks/seeds.py` trains for seed 42, which every run has by default, and for 20 others,
+on MNIST and on rendered digits, what the gates train and a few networks for comparison. It prints
+one line for each seed, then the table of README, then all metrics in percent: mean, standard
+deviation (sd), lowest, 5th percentile, seed 42; gate, room (the distance from mean to gate in sd),
+and the smallest loss that the gate notices (the same distance in percent).
 """
 
-import argparse
 import contextlib
+import functools
 import io
+import multiprocessing
+import os
+import signal
 import statistics
 import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import model
 from augment import augment
-from command_line import add_dataset_flags, exit_status, positive_int, use_one_thread
-from dataset import DataError, load_digits
-from test_model import ABOVE, errors_saved, mean_accuracy, moved, noisy, train_thirds
+from support.command_line import ArgumentParser, exit_status, positive_int
+from support.dataset import DataError, load_digits
+from test_model import (
+    GATES,
+    errors_saved,
+    lowest_digit,
+    mean_accuracy,
+    moved,
+    noisy,
+    train_thirds,
+)
+
+load_digits = functools.cache(load_digits)  # once in each process
 
 
-def figures(seed, digits, mnist):
-    """Return every figure of one seed by the name of its gate; the last ones have none."""
+def softmax_regression():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 
-    def train(**options):
-        return model.train(digits.images, digits.labels, seed=seed, **options)
 
-    with contextlib.redirect_stdout(io.StringIO()):  # 10 logs
-        network, history = train()
-        _, history_augmented = train(transform=augment)
-        linear, _ = train(lr_schedule="linear")
-        linear_augmented, _ = train(lr_schedule="linear", transform=augment)
+def mlp():
+    """784 * 14 + 14 + 14 * 10 + 10 = 11,140 parameters, about as many as LightweightCNN."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 14), nn.ReLU(), nn.Linear(14, 10))
+
+
+def metrics(seed, digits, mnist):
+    """Return every metric of one seed by its name, in percent. Those in GATES come first.
+
+    Args:
+        digits: the `Digits` to train and test on.
+        mnist: the `Digits` of MNIST if `digits` are others, or None.
+    """
+
+    def trained(build=model.LightweightCNN, **options):
+        torch.manual_seed(seed)
+        network = build()
+        history = model.train(network, digits.images, digits.labels, **options)
+        return network, history[0][-1].accuracy
+
+    def test_accuracy(network):
+        return model.evaluate(network, digits.test_images, digits.test_labels)
+
+    with contextlib.redirect_stdout(io.StringIO()):  # 12 logs
+        network, first_epoch = trained()
+        _, first_epoch_augmented = trained(transform=augment)
+        linear, _ = trained(lr_schedule="linear")
+        linear_augmented, _ = trained(lr_schedule="linear", transform=augment)
+        softmax, _ = trained(softmax_regression)
+        perceptron, _ = trained(mlp)
         plain, augmented = train_thirds(digits, seed)
     images = digits.test_images / 255
     result = {
-        "first epoch": model.first_epoch_accuracy(history),
-        "first epoch, augmented": model.first_epoch_accuracy(history_augmented),
-        "held out": mean_accuracy([network], images, digits),
-        "noise 0.1": mean_accuracy(plain, noisy(images, 0.1), digits),
-        "noise 0.2": mean_accuracy(plain, noisy(images, 0.2), digits),
-        "errors saved": errors_saved(plain, augmented, digits),
-        "held out, linear": mean_accuracy([linear], images, digits),
-        "held out, linear, augmented": mean_accuracy([linear_augmented], images, digits),
+        "first epoch accuracy": first_epoch,
+        "first epoch accuracy, augmented": first_epoch_augmented,
+        "test accuracy": test_accuracy(network),
+        "lowest digit": lowest_digit(plain, digits),
+        "accuracy, noise 0.1": mean_accuracy(plain, noisy(images, 0.1), digits),
+        "accuracy, noise 0.2": mean_accuracy(plain, noisy(images, 0.2), digits),
+        "errors saved by augmentation": errors_saved(plain, augmented, digits),
+        "test accuracy, linear": test_accuracy(linear),
+        "test accuracy, linear, augmented": test_accuracy(linear_augmented),
         "moved digits, linear": mean_accuracy([linear], moved(images), digits),
         "moved digits, linear, augmented": mean_accuracy([linear_augmented], moved(images), digits),
+        "test accuracy, softmax regression": test_accuracy(softmax),
+        "test accuracy, MLP of 11,140 parameters": test_accuracy(perceptron),
     }
     if mnist is not None:
-        result["genuine MNIST test set"] = model.evaluate(network, *mnist)
+        result["test accuracy on MNIST"] = model.evaluate(
+            network, mnist.test_images, mnist.test_labels
+        )
     return result
 
 
+def start_worker():
+    """Leave Ctrl-C to the parent, which ends its workers, and take one thread of the machine."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def measure(task):
+    """Return the task and its metrics; a task is (dataset, seed, data_dir)."""
+    dataset, seed, data_dir = task
+    digits = load_digits(dataset, data_dir)
+    mnist = None
+    if dataset == "rendered":
+        with contextlib.suppress(DataError):
+            mnist = load_digits("mnist", data_dir)
+    return task, metrics(seed, digits, mnist)
+
+
+def readme_table(rows):
+    """Return the lines of README's table from a list of metrics, seed 42 first, by dataset."""
+    yield "| metric | gate | MNIST, mean ± sd | lowest | rendered, lowest |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for name, (_, bound, unit) in GATES.items():
+        cells = []
+        for dataset in ("mnist", "rendered"):
+            values = [row[name] for row in rows.get(dataset, []) if name in row]
+            if dataset == "mnist":
+                cells.append(mean_and_sd(values) if values else "")
+            cells.append(f"{min(values):.2f}%" if values else "")
+        if any(cells):
+            yield f"| {name} | {bound:g}{unit} | {' | '.join(cells)} |"
+
+
+def mean_and_sd(values):
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}%"
+
+
 def table(rows):
-    """Return the lines of a Markdown table of all figures; seed 42 is the first of the rows."""
-    yield "| figure | mean | sd | min | 5 % | seed 42 | gate | room | catches |"
+    """Return the lines of a Markdown table of all metrics, from a list of them, seed 42 first."""
+    yield "| metric | mean | sd | lowest | 5th | seed 42 | gate | room | notices |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for name in rows[0]:
         values = [row[name] for row in rows]
         mean, sd = statistics.mean(values), statistics.stdev(values)
         percentile = statistics.quantiles(values, n=20, method="inclusive")[0]
-        shown = [f"{v:.2f}" for v in (mean, sd, min(values), percentile, values[0])]
-        gate = ["-", "-", "-"]
-        if name in ABOVE:
-            loss = mean - ABOVE[name]
-            gate = [f"{ABOVE[name]:g}", f"{loss / sd:.1f} sd", f"{loss:.2f}"]
-        yield f"| {name} | {' | '.join(shown + gate)} |"
+        cells = [f"{value:.2f}" for value in (mean, sd, min(values), percentile, values[0])]
+        if name in GATES:
+            loss = mean - GATES[name][1]
+            cells += [f"{GATES[name][1]:g}", f"{loss / sd:.1f} sd", f"{loss:.2f}"]
+        else:
+            cells += [""] * 3
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def parse_args(argv=None):
+    parser = ArgumentParser(description="Measure the metrics of test_model.py over many seeds.")
     parser.add_argument(
         "--seeds", type=positive_int, default=20, metavar="N", help="seeds besides 42, from 0"
     )
-    add_dataset_flags(parser)
-    args = parser.parse_args(argv)
-    use_one_thread()
-    images, labels, source = load_digits(True, args.dataset, args.data_dir)
-    test_images, test_labels, _ = load_digits(False, source, args.data_dir)
-    mnist = None
-    if source == "rendered":
-        with contextlib.suppress(DataError):
-            mnist = load_digits(False, "mnist", args.data_dir)[:2]
-    digits = SimpleNamespace(
-        images=images, labels=labels, test_images=test_images, test_labels=test_labels
+    parser.add_argument(
+        "--jobs", type=positive_int, default=os.cpu_count(), metavar="N", help="processes at once"
     )
-    rows = []
-    for seed in [42, *(seed for seed in range(args.seeds) if seed != 42)]:
-        rows.append(figures(seed, digits, mnist))
-        print(f"seed {seed}: " + ", ".join(f"{k} {v:.2f}" for k, v in rows[-1].items()), flush=True)
-    print(f"\n{len(rows)} seeds, {source} digits, torch {torch.__version__}, figures in percent\n")
-    print("\n".join(table(rows)))
+    parser.add_argument(
+        "--dataset", choices=("mnist", "rendered"), help="one of the two (default: both)"
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="as for model.py (default: $MNIST_DATA_DIR or data)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Measure in processes of one thread each, and print the tables."""
+    args = parse_args(argv)
+    datasets = ["mnist", "rendered"] if args.dataset is None else [args.dataset]
+    if "mnist" in datasets:
+        load_digits("mnist", args.data_dir)  # Download it once, and find errors first.
+    seeds = [42, *(seed for seed in range(args.seeds + 1) if seed != 42)][: args.seeds + 1]
+    tasks = [(dataset, seed, args.data_dir) for dataset in datasets for seed in seeds]
+    results = {}
+    start = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(args.jobs, start_worker) as pool:
+        for task, result in pool.imap_unordered(measure, tasks):
+            results[task] = result
+            left = (time.monotonic() - start) / len(results) * (len(tasks) - len(results)) / 60
+            print(
+                f"{task[0]}, seed {task[1]} ({len(results)}/{len(tasks)}, {left:.0f} min left): "
+                + "; ".join(f"{name} {value:.2f}" for name, value in result.items()),
+                flush=True,
+            )
+    minutes = (time.monotonic() - start) / 60
+    print(f"\n{len(seeds)} seeds, {minutes:.0f} minutes, {args.jobs} processes at once", end=", ")
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}\n")
+    rows = {d: [results[task] for task in tasks if task[0] == d] for d in datasets}
+    print("\n".join(readme_table(rows)))
+    for dataset in datasets:
+        print(f"\n{dataset}, in percent\n")
+        print("\n".join(table(rows[dataset])))
 
 
 if __name__ == "__main__":

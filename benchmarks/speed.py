@@ -1,8 +1,9 @@
 """Time and memory of `python model.py` beside a textbook script, on an idle and on a busy machine.
 
-`python benchmarks/speed.py` needs genuine MNIST, Linux or macOS, and a machine that does nothing
-else. Whole processes take turns, so that the machine's drift hits all alike; only the ratios, taken
-round by round, are worth quoting. Then the same beside one endless loop, which keeps a core busy.
+`python benchmarks/speed.py` needs MNIST, Linux or macOS, and a machine that does nothing else. In
+each round whole processes take turns, first alone and then beside an endless loop, which keeps a
+core busy; so the machine's drift affects all alike. Only ratios, taken round by round, are worth
+quoting.
 """
 
 import argparse
@@ -22,7 +23,7 @@ SCRIPTS = {
     "ours, augmented": ("model", "--dataset", "mnist", "--augment"),
     "textbook": ("textbook",),
 }
-PHASES = {"load_digits": "loading", "train_epoch": "epoch", "evaluate": "evaluation"}
+PHASES = {"load_digits": "loading", "train": "epoch", "evaluate": "evaluation"}
 
 
 def measured(script, *flags):
@@ -34,9 +35,10 @@ def measured(script, *flags):
 
     def timed(function, phase):
         def call(*args, **kwargs):
-            start = time.perf_counter()
+            start, before = time.perf_counter(), sum(seconds.values())
             result = function(*args, **kwargs)
-            seconds[phase] = seconds.get(phase, 0) + time.perf_counter() - start
+            inner = sum(seconds.values()) - before  # of phases inside this one
+            seconds[phase] = seconds.get(phase, 0) + time.perf_counter() - start - inner
             return result
 
         return call
@@ -44,7 +46,7 @@ def measured(script, *flags):
     for name, phase in PHASES.items():
         if hasattr(module, name):
             setattr(module, name, timed(getattr(module, name), phase))
-    from command_line import exit_status  # Imports torch, which counts as the script's.
+    from support.command_line import exit_status  # It imports torch, which the script pays for.
 
     status = exit_status(module.main, flags)
     print(json.dumps(seconds))
@@ -59,8 +61,12 @@ def run(name):
     command = [sys.executable, __file__, "--measured", *SCRIPTS[name]]
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    lines = child.stdout.readlines()
-    _, status, usage = os.wait4(child.pid, 0)
+    try:
+        lines = child.stdout.readlines()
+        _, status, usage = os.wait4(child.pid, 0)
+    except KeyboardInterrupt:
+        child.kill()
+        raise
     seconds = time.perf_counter() - start
     if status:
         sys.exit(os.waitstatus_to_exitcode(status))
@@ -70,6 +76,7 @@ def run(name):
 
 @contextlib.contextmanager
 def busy_core():
+    """Keep a core busy with an endless loop."""
     loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -78,51 +85,52 @@ def busy_core():
         loop.wait()
 
 
-def rounds(count, names, label):
-    """Run the scripts in turn; return a list of results for each."""
-    results = {name: [] for name in names}
-    for number in range(1, count + 1):
-        for name in names:
-            results[name].append(run(name))
-            whole = results[name][-1]["whole process"]
-            print(f"{label}, round {number}/{count}, {name}: {whole:.1f} s", flush=True)
-    return results
-
-
-def ratio_row(title, above, below, figure):
-    ratios = [a[figure] / b[figure] for a, b in zip(above, below, strict=True)]
+def ratio_row(title, above, below, quantity):
+    ratios = [a[quantity] / b[quantity] for a, b in zip(above, below, strict=True)]
     values = statistics.median(ratios), min(ratios), max(ratios)
     return f"| {title} | " + " | ".join(f"{value:.2f}" for value in values) + " |"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="on the idle machine")
-    parser.add_argument("--busy-rounds", type=int, default=2, metavar="N", help="on the busy one")
+    parser = argparse.ArgumentParser(description="Time model.py beside a textbook script.")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="(default: 3)")
     args = parser.parse_args()
-    if min(args.rounds, args.busy_rounds) < 1:
-        parser.error("at least 1 round")
-    idle = rounds(args.rounds, SCRIPTS, "idle")
-    with busy_core():
-        busy = rounds(args.busy_rounds, ["ours", "textbook"], "busy")
+    if args.rounds < 1:
+        parser.error("argument --rounds: must be at least 1")
+    idle = {name: [] for name in SCRIPTS}
+    busy = {name: [] for name in ("ours", "textbook")}
+    for number in range(1, args.rounds + 1):
+        for results, label in ((idle, "idle"), (busy, "busy")):
+            with busy_core() if results is busy else contextlib.nullcontext():
+                for name in results:
+                    results[name].append(run(name))
+                    whole = results[name][-1]["whole process"]
+                    print(f"round {number}/{args.rounds}, {label}, {name}: {whole:.1f} s")
+                    sys.stdout.flush()
     ours, augmented, textbook = idle.values()
 
-    print("\n| median | textbook | ours |\n| --- | ---: | ---: |")
+    def median(results, quantity):
+        return statistics.median(result[quantity] for result in results)
+
+    print(f"\n| median of {args.rounds} rounds | textbook | ours |\n| --- | ---: | ---: |")
     for results, machine in ((idle, "idle"), (busy, "one core busy")):
-        for figure in ("epoch", "whole process"):
-            shown = [statistics.median(r[figure] for r in results[n]) for n in ("textbook", "ours")]
-            print(f"| {figure}, {machine} | {shown[0]:.1f} s | {shown[1]:.1f} s |")
-    shown = [statistics.median(r["peak memory"] for r in results) for results in (textbook, ours)]
-    print(f"| peak memory | {shown[0]:.0f} MiB | {shown[1]:.0f} MiB |")
-    for figure in ("imports", "loading", "evaluation"):
-        print(f"| {figure} | | {statistics.median(r[figure] for r in ours):.2f} s |")
-    print("\n| ratio | median | minimum | maximum |\n| --- | ---: | ---: | ---: |")
+        for quantity in ("epoch", "whole process"):
+            theirs, own = (median(results[name], quantity) for name in ("textbook", "ours"))
+            print(f"| {quantity}, {machine} | {theirs:.1f} s | {own:.1f} s |")
+    theirs, own = (median(results, "peak memory") for results in (textbook, ours))
+    print(f"| peak memory | {theirs:.0f} MiB | {own:.0f} MiB |")
+    for quantity in ("imports", "loading", "evaluation"):
+        print(f"| {quantity} | | {median(ours, quantity):.2f} s |")
+    print("\n| ratio, round by round | median | minimum | maximum |\n| --- | ---: | ---: | ---: |")
     print(ratio_row("epoch, ours to textbook", ours, textbook, "epoch"))
     print(ratio_row("whole process, ours to textbook", ours, textbook, "whole process"))
     title = "whole process beside a busy core, ours to textbook"
     print(ratio_row(title, busy["ours"], busy["textbook"], "whole process"))
+    title = "whole process, ours beside a busy core to ours idle"
+    print(ratio_row(title, busy["ours"], ours, "whole process"))
     print(ratio_row("peak memory, ours to textbook", ours, textbook, "peak memory"))
     print(ratio_row("epoch, augmented to not", augmented, ours, "epoch"))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
@@ -132,3 +140,6 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:  # The output is a closed pipe, or a file on a full disk.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(141 if isinstance(error, BrokenPipeError) else f"speed.py: error: {error}")

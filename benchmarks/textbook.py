@@ -1,4 +1,4 @@
-"""The same layers and recipe as tutorials write them: the yardstick of benchmarks/speed.py."""
+"""The same layers and recipe as tutorials write them, for benchmarks/speed.py to compare with."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ DATA_DIR = Path(__file__).resolve().parent.parent / (os.environ.get("MNIST_DATA_
 
 
 class TextbookCNN(LightweightCNN):
-    """With the activation before the pool, and in torch's usual memory order."""
+    """With the activation before the pool, and in torch's default memory format."""
 
     def forward(self, x):
         x = F.max_pool2d(F.leaky_relu(self.bn1(self.conv1(x)), 0.1), 2)
@@ -32,13 +32,13 @@ def loader(train):
     return DataLoader(data, batch_size=32 if train else 1000, shuffle=train, num_workers=1)
 
 
-def train_epoch(model, batches, optimizer):
-    """Train on an iterable of batches; return mean loss and accuracy in percent."""
+def train(network, batches, optimizer):
+    """Train for one epoch; return mean loss and accuracy in percent."""
     total_loss = correct = seen = 0
-    model.train()
+    network.train()
     for images, labels in batches:
         optimizer.zero_grad()
-        logits = model(images)
+        logits = network(images)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         optimizer.step()
@@ -49,19 +49,19 @@ def train_epoch(model, batches, optimizer):
 
 
 @torch.no_grad()
-def evaluate(model, batches):
-    model.eval()
-    return sum((model(x).argmax(1) == y).sum().item() for x, y in batches) / 100
+def evaluate(network, batches):
+    network.eval()
+    return sum((network(x).argmax(1) == y).sum().item() for x, y in batches) / 100
 
 
 def main(argv=None):
     torch.manual_seed(42)
-    model = TextbookCNN()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
-    loss, accuracy = train_epoch(model, loader(train=True), optimizer)
+    network = TextbookCNN()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
+    loss, accuracy = train(network, loader(train=True), optimizer)
     print(f"Final Loss: {loss:.4f}, Final Accuracy: {accuracy:.2f}%")
-    accuracy = evaluate(model, loader(train=False))
-    print(f"Accuracy on 10,000 held-out test images: {accuracy:.2f}%")
+    accuracy = evaluate(network, loader(train=False))
+    print(f"Accuracy on 10,000 test images: {accuracy:.2f}%")
 
 
 if __name__ == "__main__":
