@@ -85,10 +85,14 @@ def busy_core():
         loop.wait()
 
 
-def ratio_row(title, above, below, quantity):
-    ratios = [a[quantity] / b[quantity] for a, b in zip(above, below, strict=True)]
-    values = statistics.median(ratios), min(ratios), max(ratios)
-    return f"| {title} | " + " | ".join(f"{value:.2f}" for value in values) + " |"
+def ratios(above, below, quantity):
+    """Return the median of the ratios of all rounds, and the lowest and highest, as text."""
+    values = [a[quantity] / b[quantity] for a, b in zip(above, below, strict=True)]
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"  # noqa: RUF001
+
+
+def median(results, quantity):
+    return statistics.median(result[quantity] for result in results)
 
 
 def main():
@@ -107,29 +111,24 @@ def main():
                     whole = results[name][-1]["whole process"]
                     print(f"round {number}/{args.rounds}, {label}, {name}: {whole:.1f} s")
                     sys.stdout.flush()
-    ours, augmented, textbook = idle.values()
-
-    def median(results, quantity):
-        return statistics.median(result[quantity] for result in results)
-
-    print(f"\n| median of {args.rounds} rounds | textbook | ours |\n| --- | ---: | ---: |")
-    for results, machine in ((idle, "idle"), (busy, "one core busy")):
-        for quantity in ("epoch", "whole process"):
-            theirs, own = (median(results[name], quantity) for name in ("textbook", "ours"))
-            print(f"| {quantity}, {machine} | {theirs:.1f} s | {own:.1f} s |")
-    theirs, own = (median(results, "peak memory") for results in (textbook, ours))
-    print(f"| peak memory | {theirs:.0f} MiB | {own:.0f} MiB |")
-    for quantity in ("imports", "loading", "evaluation"):
-        print(f"| {quantity} | | {median(ours, quantity):.2f} s |")
-    print("\n| ratio, round by round | median | minimum | maximum |\n| --- | ---: | ---: | ---: |")
-    print(ratio_row("epoch, ours to textbook", ours, textbook, "epoch"))
-    print(ratio_row("whole process, ours to textbook", ours, textbook, "whole process"))
-    title = "whole process beside a busy core, ours to textbook"
-    print(ratio_row(title, busy["ours"], busy["textbook"], "whole process"))
-    title = "whole process, ours beside a busy core to ours idle"
-    print(ratio_row(title, busy["ours"], ours, "whole process"))
-    print(ratio_row("peak memory, ours to textbook", ours, textbook, "peak memory"))
-    print(ratio_row("epoch, augmented to not", augmented, ours, "epoch"))
+    print(f"\n| median of {args.rounds} rounds | textbook | ours | ratio |")
+    print("| --- | ---: | ---: | ---: |")
+    for label, results, quantity, unit in (
+        ("epoch", idle, "epoch", "s"),
+        ("whole process", idle, "whole process", "s"),
+        ("epoch, one core busy", busy, "epoch", "s"),
+        ("whole process, one core busy", busy, "whole process", "s"),
+        ("peak memory", idle, "peak memory", "MiB"),
+    ):
+        digits = 1 if unit == "s" else 0
+        theirs, own = (f"{median(results[n], quantity):.{digits}f}" for n in ("textbook", "ours"))
+        ratio = ratios(results["ours"], results["textbook"], quantity)
+        print(f"| {label} | {theirs} {unit} | {own} {unit} | {ratio} |")
+    ours = idle["ours"]
+    parts = [f"{part} {median(ours, part):.2f} s" for part in ("imports", "loading", "evaluation")]
+    print(f"\nOurs, idle: {', '.join(parts)}")
+    print(f"Epoch, augmented to not: {ratios(idle['ours, augmented'], ours, 'epoch')}")
+    print(f"Ours, busy to idle: {ratios(busy['ours'], ours, 'whole process')}")
     sys.stdout.flush()
 
 

@@ -14,16 +14,17 @@ def expand_user(path):
 
 
 def check_writable(path):
-    """Raise OSError if a file cannot be written, or an existing one not be replaced, at `path`.
+    """Raise OSError if no file can be written at `path`, or the one there not be replaced.
 
-    It tries, because os.access() is unreliable: it creates a file beside `path` and removes it,
-    and opens an existing file for writing without changing it.
+    It tries, because os.access() is unreliable: it creates a file and removes it again, and opens
+    an existing one for writing without changing it.
     """
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is not a regular file")
+    probe = path
     if path.exists():
+        if not path.is_file():
+            raise OSError(f"{path} is not a regular file")
         path.open("r+b").close()
-    probe = unfinished(path)
+        probe = unfinished(path)
     probe.open("xb").close()
     probe.unlink()
 

@@ -226,12 +226,15 @@ def test_file_that_cannot_be_replaced_keeps_the_new_content_beside_it(tmp_path, 
     assert (path.read_bytes(), beside.read_bytes()) == (b"old", b"new")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a path may be too short for it")
 def test_long_name_can_be_written(tmp_path):
     """255 bytes are the limit of a name; the unfinished file must not need more."""
     path = tmp_path / ("x" * 252 + ".pt")
-    files.check_writable(path)
-    write_whole(path, b"content")
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    for content in (b"new", b"replaced"):
+        files.check_writable(path)
+        write_whole(path, content)
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+        assert path.read_bytes() == content
 
 
 # --- Errors that end a run --------------------------------------------------------------------
@@ -421,7 +424,7 @@ def test_closed_pipe_ends_quietly():
     """`python model.py | head -3`."""
     with endless_run("--log-interval", "1") as process:
         process.stdout.close()
-        assert process.wait() in (141, -signal.SIGTERM)
+        assert process.wait() == 141
         assert process.stderr.read() == ""
 
 

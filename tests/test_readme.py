@@ -1,18 +1,22 @@
 """README and code agree. Tables and blocks are found by what is in them, not by their headings."""
 
 import re
-from pathlib import Path
+import shlex
 
 import pytest
-from helpers import masked
+import torch
+from helpers import HERE, masked
+from PIL import Image, ImageDraw
 
 import model
 import test_model
+from support import dataset
+from support.dataset import Digits
+from support.picture import read_picture
 
-HERE = Path(__file__).resolve().parent.parent
 README = (HERE / "README.md").read_text(encoding="utf-8")
 LINES = [line for line in README.splitlines() if line.startswith("| ")]
-ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in LINES]
+ROWS = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in LINES]
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -22,53 +26,167 @@ def block_with(text):
     return found[0]
 
 
-def test_parameters():
-    """If this fails after you changed a layer: correct README's table."""
+def run_block(text, **names):
+    """Execute a block of README as it stands, and return the names that it has defined."""
+    exec(compile(block_with(text), "README.md", "exec"), names)
+    return names
+
+
+def test_table_of_layers():
+    """Parameters of each layer, and the shape of what goes into it."""
     network = model.LightweightCNN()
-    count = model.count_parameters
-    counts = {name: f"{count(layer):,}" for name, layer in network.named_children()}
-    counts["total"] = f"{count(network):,}"
-    shown = {row[0].strip("`"): row[-1] for row in ROWS}
-    assert {name: shown.get(name) for name in counts} == counts
+    expected = {}
+    for name, layer in network.named_children():
+        layer.register_forward_hook(
+            lambda layer, inputs, _, name=name: expected.update(
+                {name: (readable(inputs[0].shape[1:]), f"{model.count_parameters(layer):,}")}
+            )
+        )
+    network(torch.rand(2, 1, 28, 28))
+    shown = {row[0].strip("`"): (row[3], row[5]) for row in ROWS if len(row) == 6}
+    wrong = {name: row for name, row in expected.items() if shown.get(name) != row}
+    assert not wrong, f"correct these rows of README's table of layers (input, parameters): {wrong}"
+
+
+def readable(shape):
+    """(12, 14, 14) as README writes it, 14×14×12."""  # noqa: RUF002
+    return "×".join(map(str, [*shape[1:], shape[0]]))  # noqa: RUF001
+
+
+def test_number_of_parameters_is_the_same_everywhere():
+    count = f"{model.count_parameters(model.LightweightCNN()):,}"
+    stale = []
+    for path in ("README.md", "model.py"):
+        lines = (HERE / path).read_text(encoding="utf-8").replace("%2C", ",").splitlines()
+        for number, line in enumerate(lines, start=1):
+            if "MLP" not in line:
+                found = re.findall(r"(\d+,\d{3})[ -]parameter|parameters[-/](\d+,\d{3})", line)
+                found += re.findall(r"exactly (\d+,\d{3})()|^\| total .* (\d+,\d{3}) \|$", line)
+                if any(count not in groups for groups in found):
+                    stale.append(f"{path}:{number}: {line}")
+    assert not stale, f"the network has {count} parameters; correct\n" + "\n".join(stale)
+    assert count in README
 
 
 def test_flags_and_their_defaults(monkeypatch, capsys):
     for name in ("MNIST_DATASET", "MNIST_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         model.main(["--help"])
     usage = re.sub(r"\s+", " ", capsys.readouterr().out.split("\n\n")[0])
     expected = re.findall(r"\[(--[a-z-]+(?: [^\]]+)?)\]", usage)
     shown = {row[0].strip("`"): row[1].strip("`") for row in ROWS if row[0].startswith("`--")}
-    assert sorted(shown) == sorted(expected)
+    assert sorted(shown) == sorted(expected), "correct README's table of flags"
     for name, value in vars(model.parse_args([])).items():
         flag = next(f for f in shown if f.split()[0] == "--" + name.replace("_", "-"))
         assert shown[flag] == {None: "none", False: "off"}.get(value, str(value)), flag
 
 
-def test_log_but_for_its_figures(default_run, digits):
-    log = block_with("Starting Epoch 1").splitlines()
-    assert log[3:8] == default_run.lines[3:8]
-    if digits.source == "mnist":
-        printed = iter(map(masked, default_run.lines))  # `in` goes on where the last one stopped
-        assert all(line == "..." or masked(line) in printed for line in log)
+def test_log_but_for_its_numbers(default_run, digits):
+    """Every line of README's log was printed, in this order."""
+    if digits.source != "mnist":
+        pytest.skip("README's log is that of MNIST")
+    printed = [masked(line) for line in default_run.lines]
+    for line in block_with("Starting Epoch 1").splitlines():
+        if line != "...":
+            assert masked(line) in printed, (
+                f"README's log has the line {line!r}, but `python model.py` printed "
+                f"{default_run.lines}: correct README"
+            )
+            printed = printed[printed.index(masked(line)) + 1 :]
 
 
-def test_accuracy_table_names_the_bounds_of_the_gates():
-    shown = {row[0]: row[1] for row in ROWS}
-    bounds = {name: f"{bound:g}" for name, bound in test_model.ABOVE.items() if " norm" not in name}
-    assert {name: shown.get(name) for name in bounds} == bounds, (
-        "run benchmarks/seeds.py, edit README"
-    )
+def test_accuracy_table_names_the_gates():
+    shown = {row[0]: row[1] for row in ROWS if len(row) == 5}
+    gates = {
+        name: f"{bound:g}{unit}" for name, (_, bound, unit) in test_model.GATES.items() if unit
+    }
+    wrong = {name: gate for name, gate in gates.items() if shown.get(name) != gate}
+    assert not wrong, f"run benchmarks/seeds.py and put its rows into README: {wrong}"
 
 
-def test_snippet_reads_a_digit(default_run, digits, monkeypatch, capsys):
-    held_out = digits.test_images, digits.test_labels, digits.source
-    monkeypatch.setattr("dataset.load_digits", lambda train: held_out)
-    monkeypatch.chdir(default_run.report.parent)
-    exec(compile(block_with("load_state_dict"), "README.md", "exec"), {})
-    read = model.predict(default_run.network, digits.test_images[:1]).argmax().item()
-    assert capsys.readouterr().out == f"read {read}, it is {digits.test_labels[0]}\n"
+def test_range_of_augmentation_is_written_one_way():
+    """Nothing may break a line before "%", and ranges have an en dash."""
+    assert not re.search(r"\d %", README)
+    assert not re.search(r"\d-\d+%", README)
+
+
+# --- Snippets ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def snippet_folder(default_run, tmp_path, monkeypatch):
+    """A folder with the weights of the default run, to execute snippets in."""
+    (tmp_path / "weights.pt").write_bytes((default_run.folder / "weights.pt").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_snippet_reads_a_digit_of_ones_own(default_run, snippet_folder, capsys):
+    picture = Image.new("L", (280, 280), 255)
+    ImageDraw.Draw(picture).line([(60, 60), (180, 60), (110, 220)], fill=0, width=18)
+    picture.save("digit.png")
+    run_block("read_picture")
+    probabilities = model.predict(default_run.network, read_picture("digit.png")).softmax(1)
+    confidence = 100 * probabilities.max().item()
+    assert capsys.readouterr().out == f"digit 7, confidence {confidence:.1f}%\n"
+
+
+def test_snippet_refuses_a_blank_picture_in_one_line(snippet_folder):
+    Image.new("L", (280, 280), 255).save("digit.png")
+    with pytest.raises(SystemExit) as exit:
+        run_block("read_picture")
+    assert exit.value.code == "error: digit.png shows no digit: it is blank or too faint"
+
+
+def test_notebook_gives_the_weights_of_model_py(few_digits, tmp_path, monkeypatch, capsys):
+    """The example as it stands, on 320 digits."""
+    path = tmp_path / "weights.pt"
+    model.main(["--save-model", str(path)])
+    expected = torch.load(path, weights_only=True)
+    capsys.readouterr()
+    monkeypatch.setattr(dataset, "load_digits", model.load_digits)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names = run_block("plt.plot")
+    weights = names["network"].state_dict()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+    accuracy = model.evaluate(names["network"], few_digits.test_images, few_digits.test_labels)
+    assert f"\n{accuracy:.2f}% of the test images\n" in capsys.readouterr().out
+    (line,) = names["plt"].gca().lines
+    assert list(line.get_ydata()) == [names["history"][0][-1].accuracy]
+    names["plt"].close("all")
+
+
+def test_data_of_ones_own(digits, tmp_path, monkeypatch, capsys):
+    """README's function, with its line in SOURCES, makes model.py train on it by name."""
+    torch.save((digits.test_images[:1200], digits.test_labels[:1200]), tmp_path / "my_digits.pt")
+    names = run_block("def load_my_digits", torch=torch, Digits=Digits)
+    name, function = re.search(r'`"([\w-]+)": (\w+),` to `SOURCES`', README).groups()
+    monkeypatch.setitem(dataset.SOURCES, name, names[function])
+    model.main(["--dataset", name, "--data-dir", str(tmp_path)])
+    start, *_, end = capsys.readouterr().out.splitlines()
+    assert masked(start) == f"[time] Starting Training on {name}"
+    assert masked(end) == "[time] Accuracy on 1,000 test images: ##.##%"
+
+
+def test_schedule_in_the_bullet_works(few_digits, monkeypatch, capsys):
+    line = re.search(r'`("cosine": lambda done: .*,)`', README)[1]
+    schedules = eval("{" + line + "}", {"math": model.math})
+    monkeypatch.setitem(model.SCHEDULES, "cosine", schedules["cosine"])
+    assert [schedules["cosine"](done) for done in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    model.main(["--lr-schedule", "cosine"])
+    assert "(lr=0.003, cosine schedule)" in capsys.readouterr().out
+
+
+# --- Commands, links and files ----------------------------------------------------------------
+
+
+def test_commands_name_files_that_exist():
+    for script in re.findall(r"(?:python|bash) ([\w./]+)", README):
+        assert (HERE / script).exists(), script
+    lines = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
+    assert [shlex.split(line)[-1] for line in lines] == ["model.py", "test_model.py"]
 
 
 def test_links_and_files():
@@ -76,5 +194,9 @@ def test_links_and_files():
     anchors = {"#" + re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
     for link in re.findall(r"\]\(([^)]+)\)", README) + re.findall(r'src="([^"]+)"', README):
         assert link.startswith("https://") or link in anchors or (HERE / link).exists(), link
-    for path in (*HERE.glob("*.py"), *HERE.glob("benchmarks/*.py")):
+    for path in (*HERE.glob("*.py"), *HERE.glob("benchmarks/*.py"), HERE / "support"):
         assert f"]({path.relative_to(HERE).as_posix()})" in README, f"{path} is not in README"
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 210
