@@ -110,15 +110,15 @@ def test_images_of_another_shape_are_refused(network, shape):
 # --- What students change ---------------------------------------------------------------------
 
 EDITS = {
-    "LeakyReLU before the pool": lambda n: nn.Sequential(n.bn1, nn.LeakyReLU(0.1)),
-    "SiLU in stage one": lambda n: nn.Sequential(n.bn1, nn.SiLU()),
-    "Dropout2d in stage one": lambda n: nn.Sequential(n.bn1, nn.Dropout2d(0.1)),
-    "GroupNorm": lambda n: nn.GroupNorm(3, 12),
-    "BatchNorm2d without weights": lambda n: nn.BatchNorm2d(12, affine=False),
-    "InstanceNorm2d": lambda n: nn.InstanceNorm2d(12),
-    "no normalization": lambda n: nn.Identity(),
-    "a depthwise convolution more": lambda n: nn.Sequential(
-        nn.Conv2d(12, 12, 3, padding=1, groups=12), n.bn1
+    "LeakyReLU before the pool": lambda bn: nn.Sequential(bn, nn.LeakyReLU(0.1)),
+    "SiLU in stage one": lambda bn: nn.Sequential(bn, nn.SiLU()),
+    "Dropout2d in stage one": lambda bn: nn.Sequential(bn, nn.Dropout2d(0.1)),
+    "GroupNorm": lambda bn: nn.GroupNorm(1, bn.num_features),
+    "BatchNorm2d without weights": lambda bn: nn.BatchNorm2d(bn.num_features, affine=False),
+    "InstanceNorm2d": lambda bn: nn.InstanceNorm2d(bn.num_features),
+    "no normalization": lambda bn: nn.Identity(),
+    "a depthwise convolution more": lambda bn: nn.Sequential(
+        nn.Conv2d(bn.num_features, bn.num_features, 3, padding=1, groups=bn.num_features), bn
     ),
 }
 
@@ -126,7 +126,7 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_edited_network_trains(network, edit):
     """A changed first stage learns a batch: gradients reach all that is left, the loss falls."""
-    network.bn1 = EDITS[edit](network)
+    network.bn1 = EDITS[edit](network.bn1)
     history = train(network, X, Y, epochs=15)
     assert all(p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
     assert history[-1][-1].loss < history[0][-1].loss - 0.2
@@ -156,7 +156,7 @@ def test_forward_hook_reads_the_output(network, layer, training):
     with torch.no_grad():
         network(X)
     (array, mean), *_ = seen
-    assert array.shape == (32, 12, 28, 28)
+    assert array.shape == (32, network.conv1.out_channels, 28, 28)
     assert mean == pytest.approx(float(array.mean()), abs=1e-5)
 
 

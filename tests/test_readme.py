@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import HERE, masked
 from PIL import Image, ImageDraw
 
@@ -33,24 +34,31 @@ def run_block(text, **names):
 
 
 def test_table_of_layers():
-    """Parameters of each layer, and the shape of what goes into it."""
+    """Input, output and parameters of each layer; the rows of batch norm tell the pooled output."""
     network = model.LightweightCNN()
-    expected = {}
+    rows = {}
     for name, layer in network.named_children():
         layer.register_forward_hook(
-            lambda layer, inputs, _, name=name: expected.update(
-                {name: (readable(inputs[0].shape[1:]), f"{model.count_parameters(layer):,}")}
+            lambda layer, given, output, name=name: rows.update(
+                {name: [*map(readable, (given[0], output)), f"{model.count_parameters(layer):,}"]}
             )
         )
     network(torch.rand(2, 1, 28, 28))
-    shown = {row[0].strip("`"): (row[3], row[5]) for row in ROWS if len(row) == 6}
-    wrong = {name: row for name, row in expected.items() if shown.get(name) != row}
-    assert not wrong, f"correct these rows of README's table of layers (input, parameters): {wrong}"
+    for number in (1, 2):
+        rows[f"bn{number}"][1] = rows[f"conv{number + 1}"][0]
+    rows["bn3"][1] = readable(F.max_pool2d(torch.rand(1, network.bn3.num_features, 7, 7), 2))
+    shown = {row[0].strip("`"): row[3:] for row in ROWS if len(row) == 6}
+    wrong = {name: row for name, row in rows.items() if shown.get(name) != row}
+    assert not wrong, f"correct README's table of layers, input, output, parameters: {wrong}"
+    (flow,) = (line for line in README.splitlines() if "→ [conv1" in line)
+    shapes = [rows[name][0] for name in ("conv1", "conv2", "conv3")] + [rows["bn3"][1]]
+    assert re.findall(r"\d+×\d+×\d+", flow) == shapes, "correct the line above that table"  # noqa: RUF001
 
 
-def readable(shape):
-    """(12, 14, 14) as README writes it, 14×14×12."""  # noqa: RUF002
-    return "×".join(map(str, [*shape[1:], shape[0]]))  # noqa: RUF001
+def readable(tensor):
+    """The shape of a batch as README writes it: 14×14×12 for (N, 12, 14, 14)."""  # noqa: RUF002
+    _, channels, *size = tensor.shape
+    return "×".join(map(str, [*size, channels]))  # noqa: RUF001
 
 
 def test_number_of_parameters_is_the_same_everywhere():
