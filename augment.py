@@ -40,7 +40,7 @@ def warp(images, degrees=0.0, right=0.0, down=0.0, factor=1.0):
     An amount is a number for all images or a float tensor `(N,)` with one for each.
 
     Args:
-        images: float `(N, C, H, W)` in [0, 1], like the result; black moves in from outside.
+        images: float `(N, C, H, W)` in [0, 1], like the result; outside is black.
         degrees: the angle, counter-clockwise.
         right, down: fractions of the width and the height; 0.1 is 2.8 of 28 pixels.
         factor: enlarges above 1, shrinks below; above 0.
@@ -73,22 +73,23 @@ def augment(images, p=0.2, generator=None):
     """Change a random share of the images, each by exactly one of the three operations.
 
     The operation is a rotation by up to 5 degrees either way, a translation by up to 5% of the
-    size in both directions, or a scaling to 95-105%, all equally likely; amounts are uniform.
+    size horizontally and vertically, or a scaling to 95-105%. All are equally likely, and amounts
+    are uniform.
 
     Args:
         images: float `(N, C, H, W)` in [0, 1]; not modified.
-        p: the chance of each image to be changed.
+        p: the chance of each image being changed.
         generator: the torch.Generator that makes the choices; torch's global one if None.
 
     Returns:
-        A batch like `images`, the others bit-identical; `images` itself if none is changed.
+        A batch like `images`, unchanged ones bit-identical; `images` itself if none is changed.
     """
     chosen = (torch.rand(len(images), generator=generator) < p).nonzero().squeeze(1)  # (K,)
     if len(chosen) == 0:
         return images
     operation = torch.randint(3, chosen.shape, generator=generator)  # (K,)
     amount, second = torch.empty(2, len(chosen)).uniform_(-1, 1, generator=generator)  # (K,) each
-    # One call for all of them: an image gets the amount 0 of the operations that are not its own.
+    # One call for all: an image's amounts for the two operations not chosen for it are 0.
     rotated, shifted, scaled = F.one_hot(operation, 3).float().unbind(1)  # (K,) each, 1 or 0
     changed = warp(
         images[chosen],
@@ -159,7 +160,7 @@ def main(argv=None):
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
     digits = load_digits(args.dataset, args.data_dir)
-    # Only MNIST's sheet is committed, and no other must replace it unasked.
+    # Only MNIST's sheet is committed, and no other may replace it unasked.
     name = "augmentation_samples" + ("" if digits.source == "mnist" else f"_{digits.source}")
     path = args.output or Path(__file__).resolve().with_name(f"{name}.png")
     write_picture(path, draw_samples, digits)

@@ -62,7 +62,10 @@ def gate(request, digits, record_property):
         for name, value in metrics.items():
             sign, bound, unit = gates[name]
             kept = value > bound if sign == ">" else value < bound
-            shown = f"{value:.2f}%" if unit else f"{value:,}" if bound > 100 else f"{value:#.3g}"
+            if unit:
+                shown = f"{value:.2f}{unit}"
+            else:
+                shown = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
             limit = f"{bound:,g}{unit}"
             row = name, shown, f"{sign} {limit}", "kept" if kept else "**BROKEN**", digits.name
             request.config.stash[METRICS].append(row)

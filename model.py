@@ -1,7 +1,7 @@
 """A CNN with 10,982 parameters that learns MNIST in one epoch on the CPU: `python model.py`.
 
-Over 21 seeds its accuracy in that epoch is 95.7 % (standard deviation 0.2, lowest 95.4), and its
-test accuracy after it is 98.3 % (0.2, lowest 97.9); `python benchmarks/seeds.py` measures that.
+Over 21 seeds its accuracy in that epoch is 95.7% (standard deviation 0.2, lowest 95.4), and its
+test accuracy after it is 98.3% (0.2, lowest 97.9); `python benchmarks/seeds.py` measures that.
 
 The file can be read from top to bottom: network, training, evaluation, command line.
 """
@@ -47,8 +47,8 @@ class LightweightCNN(nn.Module):
         self.fc2 = nn.Linear(32, 10)
 
     def forward(self, x):
-        # Images of another shape end here, in an error that names this one. For other sizes or
-        # channel counts, change this line; for more than one channel, delete the next statement.
+        # A batch of another shape fails here, and the error names the shape wanted. For another
+        # size or more channels, change this line; for more channels, delete the next one too.
         x = x.expand(-1, 1, 28, 28)  # (N, 1, 28, 28)
         # With one channel, NCHW and NHWC are the same bytes: relabel as channels-last without a
         # copy; later layers keep it, which is faster on one thread.
@@ -117,7 +117,7 @@ def train(
     """Train `network` with Adam on one thread, log the progress, and leave it in eval mode.
 
     The order of the images comes from torch's global generator, as do dropout and `augment`.
-    After `torch.manual_seed(42)`, `train(LightweightCNN(), ...)` gives the same weights everywhere.
+    After `torch.manual_seed(42)`, `train(LightweightCNN(), ...)` gives the weights of model.py.
 
     Args:
         network: maps float32 `(B, 1, 28, 28)` to logits `(B, 10)`.
@@ -316,7 +316,7 @@ def main(argv=None):
     args = parse_args(argv)
     digits = load_digits(args.dataset, args.data_dir)
     rendered = digits.source == "rendered"
-    title = {"mnist": "MNIST Training"}.get(digits.source, f"Training on {digits.name}")
+    title = "MNIST Training" if digits.source == "mnist" else f"Training on {digits.name}"
     log(f"Starting {title}{', NOT on MNIST' if rendered else ''}")
     torch.manual_seed(args.seed)  # Before the network is built: its first weights are random.
     network = LightweightCNN()

@@ -4,7 +4,7 @@
 on MNIST and on rendered digits, what the gates train and a few networks for comparison. It prints
 one line for each seed, then the table of README, then all metrics in percent: mean, standard
 deviation (sd), lowest, 5th percentile, seed 42; gate, room (the distance from mean to gate in sd),
-and the smallest loss that the gate notices (the same distance in percent).
+and the smallest drop that the gate notices (the same distance in percent).
 """
 
 import contextlib
@@ -104,14 +104,11 @@ def start_worker():
 
 
 def measure(task):
-    """Return the task and its metrics; a task is (dataset, seed, data_dir)."""
-    dataset, seed, data_dir = task
+    """Return the task and its metrics; a task is (dataset, seed, has_mnist, data_dir)."""
+    dataset, seed, has_mnist, data_dir = task
     digits = load_digits(dataset, data_dir)
-    mnist = None
-    if dataset == "rendered":
-        with contextlib.suppress(DataError):
-            mnist = load_digits("mnist", data_dir)
-    return task, metrics(seed, digits, mnist)
+    other = dataset == "rendered" and has_mnist
+    return task, metrics(seed, digits, load_digits("mnist", data_dir) if other else None)
 
 
 def readme_table(rows):
@@ -143,8 +140,8 @@ def table(rows):
         percentile = statistics.quantiles(values, n=20, method="inclusive")[0]
         cells = [f"{value:.2f}" for value in (mean, sd, min(values), percentile, values[0])]
         if name in GATES:
-            loss = mean - GATES[name][1]
-            cells += [f"{GATES[name][1]:g}", f"{loss / sd:.1f} sd", f"{loss:.2f}"]
+            drop = mean - GATES[name][1]
+            cells += [f"{GATES[name][1]:g}", f"{drop / sd:.1f} sd", f"{drop:.2f}"]
         else:
             cells += [""] * 3
         yield f"| {name} | {' | '.join(cells)} |"
@@ -171,10 +168,15 @@ def main(argv=None):
     """Measure in processes of one thread each, and print the tables."""
     args = parse_args(argv)
     datasets = ["mnist", "rendered"] if args.dataset is None else [args.dataset]
-    if "mnist" in datasets:
-        load_digits("mnist", args.data_dir)  # Download it once, and find errors first.
+    has_mnist = True
+    try:
+        load_digits("mnist", args.data_dir)  # Download it once, before the processes need it.
+    except DataError:
+        if "mnist" in datasets:
+            raise
+        has_mnist = False
     seeds = [42, *(seed for seed in range(args.seeds + 1) if seed != 42)][: args.seeds + 1]
-    tasks = [(dataset, seed, args.data_dir) for dataset in datasets for seed in seeds]
+    tasks = [(dataset, seed, has_mnist, args.data_dir) for dataset in datasets for seed in seeds]
     results = {}
     start = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(args.jobs, start_worker) as pool:

@@ -1,9 +1,9 @@
 """Time and memory of `python model.py` beside a textbook script, on an idle and on a busy machine.
 
-`python benchmarks/speed.py` needs MNIST, Linux or macOS, and a machine that does nothing else. In
-each round whole processes take turns, first alone and then beside an endless loop, which keeps a
-core busy; so the machine's drift affects all alike. Only ratios, taken round by round, are worth
-quoting.
+`python benchmarks/speed.py` needs MNIST (unpacked), Linux or macOS, and a machine that does nothing
+else. In each round whole processes take turns, first alone and then beside an endless loop, which
+keeps a core busy; so the machine's drift affects all alike. Only ratios, taken round by round, are
+worth quoting.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PHASES = {"load_digits": "loading", "train": "epoch", "evaluate": "evaluation"}
 
 
 def measured(script, *flags):
-    """Run a script's main(), and print last how many seconds its imports and phases took."""
+    """Run a script's main(), and finally print the seconds that its imports and phases took."""
     sys.path[:0] = [str(HERE), str(HERE.parent)]
     start = time.perf_counter()
     module = importlib.import_module(script)

@@ -13,7 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from model import LightweightCNN
 
-DATA_DIR = Path(__file__).resolve().parent.parent / (os.environ.get("MNIST_DATA_DIR") or "data")
+DATA_DIR = (
+    Path(__file__).resolve().parent.parent
+    / Path(os.environ.get("MNIST_DATA_DIR") or "data").expanduser()
+)
 
 
 class TextbookCNN(LightweightCNN):
@@ -51,7 +54,11 @@ def train(network, batches, optimizer):
 @torch.no_grad()
 def evaluate(network, batches):
     network.eval()
-    return sum((network(x).argmax(1) == y).sum().item() for x, y in batches) / 100
+    return (
+        100
+        * sum((network(x).argmax(1) == y).sum().item() for x, y in batches)
+        / len(batches.dataset)
+    )
 
 
 def main(argv=None):

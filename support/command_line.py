@@ -14,7 +14,7 @@ from support.files import check_writable, expand_user, write_whole
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, but help tells every default that is a value, and errors are one line."""
+    """Like argparse's, but help shows every default that is a value; errors are one line."""
 
     def add_argument(self, *names, **options):
         if options.get("default") not in (None, argparse.SUPPRESS):
@@ -109,7 +109,7 @@ def add_dataset_flags(parser):
         "--data-dir",
         default=os.environ.get("MNIST_DATA_DIR") or "data",
         metavar="DIR",
-        help="folder that holds or gets MNIST/raw; a relative path starts at the folder of "
+        help="folder that contains MNIST/raw; a relative path is relative to the folder of "
         "model.py. $MNIST_DATA_DIR sets the default",
     )
 
@@ -165,7 +165,7 @@ def exit_status(main, argv=None):
             return 141
         # torch has no class of its own for memory that the processor cannot have.
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-            error = "out of memory; try a smaller --batch-size"
+            error = "out of memory"
         elif isinstance(error, RuntimeError):
             raise
         print(f"{Path(sys.argv[0]).name}: error: {one_line(error)}", file=sys.stderr)

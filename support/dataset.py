@@ -74,8 +74,8 @@ def load_digits(dataset="auto", data_dir=None):
     Args:
         dataset: a name in SOURCES. "mnist"; "rendered"; or "auto" for MNIST if it is there or can
             be downloaded, and otherwise a warning and rendered digits.
-        data_dir: the folder that holds or gets `MNIST/raw`. A relative path starts at the folder
-            of model.py. If None, `$MNIST_DATA_DIR` or else `data`.
+        data_dir: the folder that holds or gets `MNIST/raw`. A relative path is relative to the
+            folder of model.py. If None, `$MNIST_DATA_DIR` or else `data`.
 
     Returns:
         Digits. The source of "auto" is "mnist" or "rendered".
@@ -126,11 +126,11 @@ def load_mnist(data_dir):
             write_whole(raw / name, content[name])
     except (OSError, Unavailable) as error:
         raise Unavailable(
-            f"MNIST is not in {data_dir} and cannot be downloaded: {error}; "
+            f"MNIST is not complete in {data_dir} and cannot be downloaded: {error}; "
             "put its files there by hand, or use --dataset rendered"
         ) from error
     # The checksum covers the header too, so the layout is known. Parsing the bytes that were
-    # hashed saves a second reading and the import of torchvision, which takes longer than both.
+    # hashed saves a second reading, and the import of torchvision, which takes longer than that.
     tensors = []
     for split in ("train", "t10k"):
         images = torch.frombuffer(content[f"{split}-images-idx3-ubyte"], dtype=torch.uint8)
@@ -147,7 +147,7 @@ def read_verified(path):
     size, published = MNIST_FILES[path.name]
     for file, open_file in ((path, open), (path.with_name(f"{path.name}.gz"), gzip.open)):
         try:
-            file.lstat()  # Unlike exists(), it tells a file that is absent from one that is hidden.
+            file.lstat()  # Unlike exists(), it distinguishes absent from inaccessible.
             if not file.is_file():  # a folder, a dangling link, or what could be read for ever
                 raise DataError(f"{file} is not a regular file; move it away and run again")
             with open_file(file, "rb") as stream:
@@ -157,7 +157,9 @@ def read_verified(path):
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             wrong = f"it cannot be unpacked ({error})"
         except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror}; check its rights") from error
+            raise DataError(
+                f"{file} cannot be read: {error.strerror}; check its permissions"
+            ) from error
         else:
             found = sha256(content).hexdigest()
             if found == published:
@@ -180,11 +182,11 @@ def download(name):
 
     errors = []
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # Seconds. A silent network would hold us for minutes.
+    socket.setdefaulttimeout(30)  # Seconds. A silent server would hold us for minutes.
     try:
         for mirror in MNIST.mirrors:
             url = f"{mirror}{name}.gz"
-            # The system empties its own folder of temporary files if this process is killed. And
+            # If this process is killed, the system cleans up its folder of temporary files. And
             # torchvision may print, but stdout is for the training log.
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
                 try:

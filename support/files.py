@@ -14,9 +14,9 @@ def expand_user(path):
 
 
 def check_writable(path):
-    """Raise OSError if no file can be written at `path`, or the one there not be replaced.
+    """Raise OSError if no file can be written at `path`, or the one there cannot be replaced.
 
-    It tries, because os.access() is unreliable: it creates a file and removes it again, and opens
+    This is tried, as os.access() is unreliable: it creates a file and removes it again, and opens
     an existing one for writing without changing it.
     """
     probe = path

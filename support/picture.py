@@ -1,4 +1,4 @@
-"""A digit of one's own, read from a picture file and prepared as MNIST's digits were."""
+"""Your own digit, read from a picture file and prepared as MNIST's digits were."""
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,9 @@ from support.rendered import centred
 def read_picture(path):
     """Return the digit in a picture file as an image like MNIST's, uint8 `(1, 1, 28, 28)`.
 
-    The file may have any size and any format that Pillow reads, and light or dark paper. The digit
-    must be the only thing on it. As in MNIST (http://yann.lecun.com/exdb/mnist/), it becomes white
-    on black, is scaled to fit 20 x 20 pixels, and its centre of mass moves to the middle.
+    Any size, any format that Pillow reads, and a light or a dark background will do. The digit
+    must be the only thing in the picture. As in MNIST (http://yann.lecun.com/exdb/mnist/), it
+    becomes white on black, is scaled to fit 20 x 20 pixels, and is centred by its mass.
 
     Raises:
         DataError: the file cannot be read, or it is blank.

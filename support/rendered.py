@@ -1,6 +1,6 @@
 """Rendered digits: drawn from the fonts that matplotlib ships, for machines without MNIST.
 
-They have MNIST's shape, size and centring, and serve to train and test the code. They are not
+They have MNIST's shape, size and centring, and are for testing the code. They are not
 MNIST: accuracy on them says nothing about accuracy on MNIST.
 """
 
@@ -96,7 +96,7 @@ def render(count, seed):
 
 
 def centred(images):
-    """Shift images, float `(N, 28, 28)`, by whole pixels: the centre of mass to the middle."""
+    """Shift images, float `(N, 28, 28)`, by whole pixels, to centre their mass."""
     axis = torch.arange(28)
     mass = images.sum((1, 2))
     down = ((images.sum(2) @ axis.float()) / mass - 13.5).round().long()  # (N,)

@@ -1,5 +1,7 @@
 """One picture of a training run: `python model.py --report report.png`."""
 
+import math
+
 from matplotlib.figure import Figure
 
 
@@ -35,13 +37,13 @@ def draw_report(history, test_accuracies, digits, logits, seed):
         history: what `model.train` returned.
         test_accuracies: in percent, one for each epoch.
         digits: the `Digits` that the network was trained and tested on.
-        logits: the network's answer to the test images, float `(N, 10)`.
+        logits: the network's logits of the test images, float `(N, 10)`.
         seed: of the run, for the title.
     """
     predictions = logits.argmax(1)
     indices, confidence = most_confident_mistakes(digits.test_labels, logits)
-    rows = -(-len(indices) // 10)
-    # The ground is neither white, which glares on a dark page, nor dark.
+    rows = math.ceil(len(indices) / 10)
+    # Light grey: a white background would glare on a dark page.
     figure = Figure(figsize=(9, 5.2 + 1.3 * rows), dpi=200, facecolor="0.88", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
     top, bottom = figure, None
@@ -61,7 +63,7 @@ def draw_report(history, test_accuracies, digits, logits, seed):
 
 
 def draw_curves(figure, history, test_accuracies):
-    """Draw loss and accuracy over the batches; each epoch starts their running means anew."""
+    """Draw loss and accuracy over the batches; the running means restart with each epoch."""
     loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
     per_epoch = history[0][-1].batch
     for epoch, progress in enumerate(history):
@@ -86,7 +88,7 @@ def draw_curves(figure, history, test_accuracies):
 
 
 def draw_confusion(ax, counts):
-    """Draw the matrix with its counts: mistakes on a shade of their number, the others on white."""
+    """Draw the matrix with its counts: mistakes shaded by count, correct predictions on white."""
     mistakes = counts - counts.diag().diag()
     most = mistakes.max().clamp(min=1).item()
     ax.imshow(mistakes.numpy(), cmap="Greys", vmin=0, vmax=2 * most)  # at most a medium grey

@@ -8,7 +8,7 @@ import torch
 
 @contextlib.contextmanager
 def one_thread():
-    """Keep torch to one thread, and give back the threads that it had; also a decorator.
+    """Limit torch to one thread, then restore the previous number; also a decorator.
 
     On so small a network a second thread gains little. It costs a lot beside another busy process,
     because every operation waits for its slowest thread. And the order of summation, and so the

@@ -29,7 +29,7 @@ def few_digits(digits, monkeypatch):
 def tiny_mnist(tmp_path, monkeypatch):
     """A data folder with seven and three random images, whose checksums count as published.
 
-    Downloads go to a port of this machine where nobody listens: no test uses the network.
+    Downloads go to a port of this machine where nobody listens: no test uses the internet.
     """
     from torchvision.datasets import MNIST  # It takes a second to import; few tests need it.
 

@@ -1,4 +1,4 @@
-"""Oracles and small networks that several test files use."""
+"""Oracles, small networks and processes for the tests."""
 
 import re
 import shutil

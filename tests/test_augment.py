@@ -5,6 +5,7 @@ import io
 import matplotlib.image
 import pytest
 import torch
+from helpers import HERE
 
 import augment as augmentation
 from augment import augment, draw_samples, warp
@@ -12,7 +13,7 @@ from support.command_line import exit_status
 from support.dataset import Digits
 from test_model import torchvision_affine
 
-SHEET = augmentation.Path(augmentation.__file__).with_name("augmentation_samples.png")
+SHEET = HERE / "augmentation_samples.png"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_sample_sheets_show_what_their_titles_say(digits, tmp_path, capsys):
         ("my digits", "Augmentation of my digits"),
     ],
 )
-def test_words_on_the_sheet(tiny_mnist, source, title):
+def test_words_on_the_sheet(source, title):
     """Title by source, columns, rows; everything inside the picture, and gaps of one size."""
     images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
     figure = draw_samples(Digits(images, labels, images, labels, source))

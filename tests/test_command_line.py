@@ -24,8 +24,8 @@ from support import files
 from support.command_line import exit_status
 from support.files import write_whole
 
-# A proxy where nobody listens: no test uses the network.
-NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+# A proxy where nobody listens: no test uses the internet.
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
 
 def usage_error(main, flags, capsys):
@@ -52,7 +52,7 @@ def usage_error(main, flags, capsys):
         ("--lr", ["fast", ""], "must be a number, got '"),
         ("--lr", ["0", "-0.003", "nan", "inf"], "must be finite and above 0, got '"),
         ("--lr-schedule", ["no-such-schedule"], "invalid choice: 'no-such-schedule'"),
-        ("--dataset", ["emnist"], "must be one of auto, mnist, rendered, got 'emnist'"),
+        ("--dataset", ["emnist"], "must be one of auto, mnist, rendered"),
         ("--report", ["report.jpg", "report", "r.PNG.txt"], "must end in .png, .pdf or .svg, got"),
         ("--save-model", ["no such folder/x.pt", "model.py/x.pt", "x" * 300], "cannot write "),
         ("--save-model", ["tests", "."], "is not a regular file"),
@@ -112,7 +112,7 @@ def test_environment_sets_the_defaults_and_is_checked_too(monkeypatch, capsys):
 
 @pytest.fixture
 def unprivileged():
-    """Root is refused nothing, so for a while the process is nobody instead."""
+    """Root is refused nothing, so the test runs as the user "nobody"."""
     if not hasattr(os, "geteuid"):
         pytest.skip("needs a user whom a folder can refuse")
     root = os.geteuid() == 0
@@ -268,14 +268,14 @@ def test_run_on_rendered_digits_warns_once_and_claims_nothing(
     flags = ["--dataset", "auto", "--data-dir", str(tiny_mnist.folder)]
     assert exit_status(model.main, flags) == 0
     (warning,) = caplog.messages
-    assert warning.startswith("WARNING: MNIST is not in ")
+    assert warning.startswith("WARNING: MNIST is not complete in ")
     start, *rest = capsys.readouterr().out.splitlines()
     assert masked(start) == "[time] Starting Training on rendered digits, NOT on MNIST"
     assert not [line for line in rest if "MNIST" in line or "WARNING" in line]
     assert "on 10 rendered test images: " in rest[-1]
 
 
-def test_data_of_ones_own_has_its_name_in_the_log(few_digits, monkeypatch, capsys):
+def test_your_data_has_its_name_in_the_log(few_digits, monkeypatch, capsys):
     monkeypatch.setattr("model.load_digits", lambda *_: few_digits._replace(source="my digits"))
     assert exit_status(model.main, []) == 0
     start, *_, end = map(masked, capsys.readouterr().out.splitlines())
@@ -325,7 +325,7 @@ def test_too_little_memory_is_one_line(capsys):
 # --- Output -----------------------------------------------------------------------------------
 
 
-def test_saved_weights_give_the_same_logits(few_digits, digits, tmp_path, monkeypatch):
+def test_saved_weights_give_the_same_logits(few_digits, tmp_path):
     """Under the documented keys, readable without running code from the file, and no litter."""
     path = tmp_path / "weights.pt"
     assert exit_status(model.main, ["--save-model", str(path)]) == 0
@@ -345,7 +345,7 @@ def test_saved_weights_give_the_same_logits(few_digits, digits, tmp_path, monkey
 
 
 def test_seed_decides_the_weights(few_digits, tmp_path):
-    """42 is the default, others give others, and 0 is one."""
+    """42 is the default; 43 and 0 give other weights."""
     saved = {}
     for seed in (None, "42", "43", "0"):
         path = tmp_path / f"{seed}.pt"
@@ -358,7 +358,7 @@ def test_seed_decides_the_weights(few_digits, tmp_path):
 
 
 def test_what_the_terminal_cannot_show_is_replaced(monkeypatch):
-    """A data folder of an Armenian name, on a terminal of western Europe."""
+    """A data folder with an Armenian name, on a Western European terminal."""
     monkeypatch.setenv("MNIST_DATA_DIR", "Ձ")
     monkeypatch.setenv("COLUMNS", "80")
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
@@ -393,7 +393,7 @@ def test_backend_of_matplotlib_does_not_matter_except_to_a_notebook(monkeypatch)
 def test_closed_streams(tmp_path):
     """`python model.py >&- 2>&-`: the folder is refused with status 1, and nothing crashes."""
     command = ["sh", "-c", 'exec "$0" model.py --dataset mnist --data-dir "$1" >&- 2>&-']
-    environment = os.environ | NO_NETWORK
+    environment = os.environ | OFFLINE
     arguments = [*command, sys.executable, tmp_path / "x"]
     done = subprocess.run(arguments, cwd=HERE, env=environment, timeout=300, check=False)
     assert done.returncode == 1
@@ -445,7 +445,7 @@ def test_closed_pipe_of_windows_ends_quietly(few_digits, monkeypatch, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT for one process alone")
 def test_ctrl_c_ends_with_130_and_writes_nothing(tmp_path):
-    # No other line is near: the first three came because each is flushed.
+    # No further line comes soon: the first three came because each is flushed.
     flags = ["--log-interval", "1000000", "--save-model", str(tmp_path / "weights.pt")]
     with endless_run(*flags) as process:
         process.send_signal(signal.SIGINT)
@@ -488,14 +488,14 @@ def render(count, seed):
 
 
 def test_table_of_metrics(tmp_path):
-    """All metrics of a broken gate, a plain message, versions, and the reason for no MNIST."""
+    """All metrics of a broken gate, a plain message, versions, and why MNIST was not used."""
     project = copy_project(tmp_path / "project")
     (project / "test_model.py").write_text(GATES)
     (project / "support" / "rendered.py").write_text(RENDERED)
     summary = tmp_path / "summary.md"
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_model.py"]
     environment = os.environ | {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_SHA": "0123456789"}
-    environment |= NO_NETWORK
+    environment |= OFFLINE
     environment["MNIST_DATA_DIR"] = str(tmp_path / "none")
     command += ["--dataset", "auto", "--junitxml", "junit.xml"]
     done = run_python(*command, cwd=project, env=environment)
@@ -504,7 +504,9 @@ def test_table_of_metrics(tmp_path):
     assert "no gate for {'god'}" in done.stdout
     assert "['good', 'bad', 'count']" in done.stdout
     for text in (done.stdout, summary.read_text(encoding="utf-8")):
-        assert re.search(r"WARNING: MNIST is not in .*NOTHING WAS TESTED ON MNIST\.\n", text)
+        assert re.search(
+            r"WARNING: MNIST is not complete in .*NOTHING WAS TESTED ON MNIST\.\n", text
+        )
         assert re.search(r"Python 3\.\S+, torch \S+, rendered digits, commit 0123456\n\n\|", text)
         table = [re.sub(r" +", " ", line) for line in text.splitlines() if line.startswith("| ")]
         assert table[0] == "| metric | value | gate | kept | dataset |"

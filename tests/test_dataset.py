@@ -118,7 +118,7 @@ def test_archive_that_cannot_be_unpacked_is_damaged(tiny_mnist, content):
 
 
 @pytest.mark.parametrize("kind", ["folder", "dangling link", "endless device", "pipe"])
-def test_what_is_no_regular_file_is_refused(tiny_mnist, kind):
+def test_anything_but_a_regular_file_is_refused(tiny_mnist, kind):
     """At once: a pipe without a writer would hang, and /dev/zero never ends."""
     path = tiny_mnist.raw / LABELS
     path.unlink()
@@ -135,8 +135,8 @@ def test_what_is_no_regular_file_is_refused(tiny_mnist, kind):
     assert str(path) in str(error.value)
 
 
-def test_file_that_cannot_be_looked_at_is_not_taken_for_absent(tiny_mnist, monkeypatch):
-    """In a folder without the right to enter it, from Python 3.14 on, exists() says False."""
+def test_inaccessible_file_is_not_taken_for_absent(tiny_mnist, monkeypatch):
+    """From Python 3.14 on, exists() is False in a folder that may not be entered."""
 
     def refused(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -151,8 +151,8 @@ def test_file_that_cannot_be_looked_at_is_not_taken_for_absent(tiny_mnist, monke
 
 
 @pytest.mark.parametrize("packed", [1, 4])
-def test_archives_need_no_network(tiny_mnist, packed):
-    """Packed by anybody: our checksum is that of the content. Nothing is written."""
+def test_archives_need_no_download(tiny_mnist, packed):
+    """However packed: the checksum is that of the unpacked content. Nothing is written."""
     for name in list(dataset.MNIST_FILES)[:packed]:
         path = tiny_mnist.raw / name
         path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes(), 1))
@@ -176,14 +176,14 @@ def test_missing_mnist_without_a_download(tiny_mnist, tiny_rendered, caplog, mis
     digits = load_digits("auto", tiny_mnist.folder)
     assert same(digits, Digits(*tiny_rendered, *tiny_rendered, "rendered"))
     (message,) = caplog.messages
-    assert message.startswith("WARNING: MNIST is not in ")
+    assert message.startswith("WARNING: MNIST is not complete in ")
     assert "RENDERED DIGITS" in message
     assert "\n" not in message
     assert sorted(tiny_mnist.folder.rglob("*")) == left, "a failed download leaves nothing behind"
 
 
 @pytest.mark.parametrize("mirror", ["http://proxy..corp:3128/", "http://[::1/"])
-def test_address_that_is_none_counts_as_a_failed_download(
+def test_invalid_mirror_address_counts_as_a_failed_download(
     tiny_mnist, tiny_rendered, monkeypatch, mirror
 ):
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [mirror])
@@ -203,12 +203,12 @@ def test_data_folder_that_cannot_be_made(tiny_mnist, tiny_rendered, tmp_path, ca
 
 @pytest.mark.parametrize("flag", [True, False], ids=["--data-dir", "MNIST_DATA_DIR"])
 def test_relative_folder_is_the_same_from_everywhere(tiny_mnist, tmp_path, monkeypatch, flag):
-    """Beside model.py, as the default is; and a failed download does not make it."""
+    """Beside model.py, as the default is; and a failed download does not create it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MNIST_DATA_DIR", "unused" if flag else "no-such-data/deep")
     with pytest.raises(DataError) as error:
         load_digits("mnist", "no-such-data/deep" if flag else None)
-    assert f"not in {HERE / 'no-such-data' / 'deep'} " in str(error.value)
+    assert f"not complete in {HERE / 'no-such-data' / 'deep'} " in str(error.value)
     assert not (HERE / "no-such-data").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
@@ -272,7 +272,7 @@ def test_wrong_content_of_a_mirror_is_not_stored(tiny_mnist, mirror, tmp_path):
 
 
 def test_interrupted_download_leaves_nothing(tiny_mnist, mirror, tmp_path, monkeypatch):
-    """Ctrl-C after the first of the four files: no half set, no folder that was not there."""
+    """Ctrl-C after the first of the four files: no partial set, no new folder."""
     fetch = dataset.download
     fetched = []
 

@@ -1,4 +1,4 @@
-"""The network is README's table, and an ordinary module: students edit it, tools take it apart."""
+"""The network matches README's table, and can be edited and used like any other module."""
 
 import copy
 import math
@@ -82,7 +82,7 @@ def test_equals_the_plainly_written_network(training):
 
 
 def test_first_loss_is_that_of_guessing(digits):
-    """A fresh network knows nothing: cross-entropy within 10 % of ln 10, on each of ten seeds."""
+    """A fresh network knows nothing: cross-entropy within 10% of ln 10, on each of ten seeds."""
     x, y = digits.images[:1000] / 255, digits.labels[:1000]
     for seed in range(10):
         torch.manual_seed(seed)
@@ -96,13 +96,13 @@ def test_fresh_network_overfits_one_batch(digits):
     network = LightweightCNN()
     images, labels = digits.images[:32], digits.labels[:32]
     history = train(network, images, labels, epochs=60)
-    assert history[-1][-1].loss < 0.1
+    assert history[-1][-1].loss < 0.1, "60 updates do not suffice: is the learning rate too small?"
     assert evaluate(network, images, labels) == 100
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 28, 28), (4, 1, 32, 32), (4, 1, 28, 14), (4, 784)])
 def test_images_of_another_shape_are_refused(network, shape):
-    """By an error that names the shape they must have. Colour is not taken for more grey images."""
+    """By an error that names the shape they must have. A colour image is not taken for three."""
     with pytest.raises(RuntimeError, match=r"1, 28, 28\]"):
         network(torch.rand(shape))
 
@@ -117,7 +117,7 @@ EDITS = {
     "BatchNorm2d without weights": lambda bn: nn.BatchNorm2d(bn.num_features, affine=False),
     "InstanceNorm2d": lambda bn: nn.InstanceNorm2d(bn.num_features),
     "no normalization": lambda bn: nn.Identity(),
-    "a depthwise convolution more": lambda bn: nn.Sequential(
+    "an extra depthwise convolution": lambda bn: nn.Sequential(
         nn.Conv2d(bn.num_features, bn.num_features, 3, padding=1, groups=bn.num_features), bn
     ),
 }
@@ -129,7 +129,7 @@ def test_edited_network_trains(network, edit):
     network.bn1 = EDITS[edit](network.bn1)
     history = train(network, X, Y, epochs=15)
     assert all(p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
-    assert history[-1][-1].loss < history[0][-1].loss - 0.2
+    assert history[-1][-1].loss < history[0][-1].loss - 0.2, "15 updates hardly lower the loss"
     assert network(X).isfinite().all()
 
 
@@ -162,7 +162,7 @@ def test_forward_hook_reads_the_output(network, layer, training):
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_autocast(network, training):
-    """bfloat16 has eight bits: logits to 0.2, and finite gradients everywhere."""
+    """bfloat16 has eight significant bits: logits to 0.2, and finite gradients everywhere."""
     network.train(training)
     network.dropout.p = 0.0
     with torch.autocast("cpu", dtype=torch.bfloat16):

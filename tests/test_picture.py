@@ -1,4 +1,4 @@
-"""A digit of one's own is read right, or refused in one clear message."""
+"""Your own digit is predicted correctly, or refused in one clear message."""
 
 import math
 import os
@@ -18,7 +18,7 @@ def drawn(digit, width, left=0, top=0, size=280, ink="black", paper="white"):
     draw = ImageDraw.Draw(picture)
     if digit == 7:
         points = [(0, 0), (100, 0), (40, 160)]
-    else:  # two bows, each from its upper left over the right to its lower left
+    else:  # two arcs, each clockwise from its upper left to its lower left
         angles = [math.radians(a) for a in range(-150, 121, 6)]
         upper = [(50 + 45 * math.cos(a), 40 + 40 * math.sin(a)) for a in angles[:-6]]
         lower = [(50 + 50 * math.cos(a), 115 + 45 * math.sin(a)) for a in angles[10:]]
@@ -33,7 +33,7 @@ def drawn(digit, width, left=0, top=0, size=280, ink="black", paper="white"):
 @pytest.mark.parametrize("digit", [3, 7])
 @pytest.mark.parametrize("width", [3, 8, 16, 28])
 @pytest.mark.parametrize(("left", "top"), [(20, 20), (90, 60), (150, 100)])
-def test_drawn_digit_is_read_right(default_run, tmp_path, digit, width, left, top):
+def test_drawn_digit_is_predicted_correctly(default_run, tmp_path, digit, width, left, top):
     """280 x 280, black on white, thin to thick, wherever it stands."""
     path = tmp_path / "digit.png"
     drawn(digit, width, left, top).save(path)
@@ -87,7 +87,7 @@ def test_paper_ink_size_and_place_do_not_matter(tmp_path, picture):
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
-def test_file_that_is_no_picture_is_refused(tmp_path, content):
+def test_file_that_is_not_a_picture_is_refused(tmp_path, content):
     path = tmp_path / "digit.png"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"digit\.png cannot be read as a picture: "):

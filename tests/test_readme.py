@@ -1,5 +1,6 @@
 """README and code agree. Tables and blocks are found by what is in them, not by their headings."""
 
+import math
 import re
 import shlex
 
@@ -91,7 +92,7 @@ def test_flags_and_their_defaults(monkeypatch, capsys):
         assert shown[flag] == {None: "none", False: "off"}.get(value, str(value)), flag
 
 
-def test_log_but_for_its_numbers(default_run, digits):
+def test_log_except_for_its_numbers(default_run, digits):
     """Every line of README's log was printed, in this order."""
     if digits.source != "mnist":
         pytest.skip("README's log is that of MNIST")
@@ -131,7 +132,7 @@ def snippet_folder(default_run, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_snippet_reads_a_digit_of_ones_own(default_run, snippet_folder, capsys):
+def test_snippet_predicts_your_own_digit(default_run, snippet_folder, capsys):
     picture = Image.new("L", (280, 280), 255)
     ImageDraw.Draw(picture).line([(60, 60), (180, 60), (110, 220)], fill=0, width=18)
     picture.save("digit.png")
@@ -166,7 +167,7 @@ def test_notebook_gives_the_weights_of_model_py(few_digits, tmp_path, monkeypatc
     names["plt"].close("all")
 
 
-def test_data_of_ones_own(digits, tmp_path, monkeypatch, capsys):
+def test_your_data(digits, tmp_path, monkeypatch, capsys):
     """README's function, with its line in SOURCES, makes model.py train on it by name."""
     torch.save((digits.test_images[:1200], digits.test_labels[:1200]), tmp_path / "my_digits.pt")
     names = run_block("def load_my_digits", torch=torch, Digits=Digits)
@@ -180,7 +181,7 @@ def test_data_of_ones_own(digits, tmp_path, monkeypatch, capsys):
 
 def test_schedule_in_the_bullet_works(few_digits, monkeypatch, capsys):
     line = re.search(r'`("cosine": lambda done: .*,)`', README)[1]
-    schedules = eval("{" + line + "}", {"math": model.math})
+    schedules = eval("{" + line + "}", {"math": math})
     monkeypatch.setitem(model.SCHEDULES, "cosine", schedules["cosine"])
     assert [schedules["cosine"](done) for done in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     model.main(["--lr-schedule", "cosine"])

@@ -33,10 +33,10 @@ def test_rendered_digits_look_like_mnist(rendered):
 
 
 def population(images):
-    """Mean and deviation of what makes the images vary, each over all of them.
+    """Mean and deviation, over all images, of what makes them vary.
 
-    From the moments of an image: its slant, in columns per row, and its width and height, two
-    deviations. And its ink, the share of its area that is white.
+    From the moments of an image: its slant, in columns per row, and its width and height (two
+    deviations each). And its ink, the share of its area that is white.
     """
     x = images[:, 0] / 255
     axis = torch.arange(28) - 13.5
@@ -73,7 +73,7 @@ POPULATION = {
 
 
 def test_rendered_digits_vary_as_meant(rendered):
-    """Rotation, slant, proportions, distortion and stroke width: a wrong formula leaves a range."""
+    """Rotation, slant, proportions, distortion and stroke width: a wrong formula misses a range."""
     measured = population(rendered[0])
     ranges = {name: pytest.approx(mean, abs=margin) for name, (mean, margin) in POPULATION.items()}
     assert measured == ranges

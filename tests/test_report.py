@@ -18,7 +18,7 @@ def test_confusion_matrix_counts_true_digits_in_rows():
     labels, predictions = torch.tensor([3, 3, 3, 5, 9]), torch.tensor([3, 8, 8, 5, 0])
     counts = confusion_matrix(labels, predictions)
     assert counts.shape == (10, 10)
-    assert {(t, r): counts[t, r].item() for t, r in counts.nonzero().tolist()} == {
+    assert {(t, p): counts[t, p].item() for t, p in counts.nonzero().tolist()} == {
         (3, 3): 1,
         (3, 8): 2,
         (5, 5): 1,
@@ -139,7 +139,7 @@ def test_mistakes_are_shaded_by_count_and_correct_counts_are_not():
 
 
 def test_report_of_a_real_run_is_grey(default_run):
-    """1,800 pixels wide, nothing cut off at its edges, and on a ground that does not glare."""
+    """1,800 pixels wide, nothing cut off at its edges, and on a light grey background."""
     pixels = matplotlib.image.imread(default_run.folder / "report.png")[:, :, :3]
     assert pixels.shape[1] == 1800
     assert numpy.ptp(pixels, axis=2).max() == 0

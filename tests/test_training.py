@@ -72,7 +72,7 @@ def test_train_equals_the_plain_loop(float64, lr_schedule):
         "tests/helpers.py the forward pass: if you changed either, change it there as well"
     )
     assert [[tuple(progress) for progress in epoch] for epoch in history] == expected, changed
-    # The gradient of a bias before batch norm is 0 but for rounding, which Adam magnifies.
+    # The gradient of a bias before batch norm is 0 up to rounding, which Adam magnifies.
     no_effect = ("conv1.bias", "conv2.bias", "conv3.bias")
     for (name, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
         if name not in no_effect:
@@ -108,7 +108,7 @@ def test_history_and_log_hold_running_means(capsys):
     images = images / 100
     network = Recorder()
     before = copy.deepcopy(network)
-    # So small a learning rate that the network hardly changes, and every loss can be had again.
+    # So small a learning rate that the network hardly changes, so every loss can be recomputed.
     (history,) = train(network, images, labels, lr=1e-9, log_interval=1)
     order = (100 * torch.cat(network.seen)).round().long()
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_pixels_become_floats_from_0_to_1():
 
 
 class BrightnessReader(nn.Module):
-    """Knows a digit, without fail, by the brightness of the middle of its image."""
+    """Predicts every digit correctly, by the brightness of the middle of its image."""
 
     def __init__(self):
         super().__init__()
@@ -168,7 +168,7 @@ def test_labels_stay_with_their_images():
 
 
 def test_loss_that_is_not_finite_stops_before_its_update():
-    """Batches come in random order, so the only bad image marks its batch by itself."""
+    """The order is known from the seed, so the one bad image tells which batch fails."""
     images, labels = numbered_images(100)
     images = images.clone()
     images[images == 55] = math.nan
@@ -217,7 +217,7 @@ def test_evaluate_leaves_the_network_as_it_was(digits):
     torch.manual_seed(0)
     network = LightweightCNN()
     x, y = digits.test_images[:1500], digits.test_labels[:1500]
-    network(x[:500] / 255)  # gives the running statistics something to be
+    network(x[:500] / 255)  # moves the running statistics from their start
     before = copy.deepcopy(network.state_dict())
     accuracies = []
     for mode in (True, False):
@@ -243,7 +243,7 @@ def test_predict_restores_the_mode_after_an_error():
 
 
 def test_accuracy_in_the_log_is_over_all_test_images(few_digits, tmp_path, capsys):
-    """Not over those of a last batch, and each epoch's is that of its weights."""
+    """Not only the last batch; and each epoch's is measured with that epoch's weights."""
     path = tmp_path / "weights.pt"
     model.main(["--epochs", "2", "--save-model", str(path)])
     network = LightweightCNN()
@@ -390,7 +390,7 @@ def test_log_clock_is_ist_in_another_time_zone(default_run):
 
 
 def test_log_of_other_flags(few_digits, capsys):
-    """What the flags change is what the log says; the first epoch's accuracy stays the first's."""
+    """The log shows what the flags change; "first epoch" stays the first of two."""
     flags = ["--epochs", "2", "--batch-size", "100", "--lr", "0.01", "--lr-schedule", "linear"]
     model.main([*flags, "--log-interval", "3", "--augment"])
     log = capsys.readouterr().out.splitlines()
