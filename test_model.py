@@ -25,7 +25,7 @@ GATES = {
     "first epoch accuracy": (">", 95.0, "%"),
     "first epoch accuracy, augmented": (">", 95.0, "%"),
     "test accuracy": (">", 97.4, "%"),
-    "lowest digit": (">", 95.2, "%"),
+    "lowest digit": (">", 95.5, "%"),
     "smallest gradient norm": (">", 3e-3, ""),
     "largest gradient norm": ("<", 8.0, ""),
     "gradient norm of biases before batch norm": ("<", 3e-3, ""),
