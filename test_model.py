@@ -285,7 +285,8 @@ def test_each_changed_image_has_one_operation_within_its_range():
     rotated = angle.abs() > tolerance
     assert (rotated.int() + shifted.int() + scaled.int()).max() == 1, "more than one operation"
     similar = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
-    assert (linear - similar / factor.view(-1, 1, 1)).abs().max() < tolerance, (
+    other = (linear - similar / factor.view(-1, 1, 1)).abs().max().item()
+    assert other < tolerance, (
         "something other than rotate, shift, scale: if you added an operation, measure it here too"
     )
 

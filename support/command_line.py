@@ -76,8 +76,8 @@ def output_file(text):
 
     A symbolic link stands for the file that it points to.
     """
-    if text.endswith(("/", os.sep)):
-        raise argparse.ArgumentTypeError(f"{text} is a folder; add the name of a file")
+    if not text or text.endswith(("/", os.sep)):
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; add the name of a file")
     try:
         path = expand_user(text).resolve()
         check_writable(path)

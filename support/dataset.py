@@ -82,13 +82,31 @@ def load_digits(dataset="auto", data_dir=None):
 
     Raises:
         DataError: a file of MNIST is damaged or unreadable, or `dataset` is "mnist" and MNIST is
-            unavailable.
+            unavailable, or the tensors of another source are not as Digits says.
         ValueError: `dataset` is unknown.
     """
     if dataset not in SOURCES:
         raise ValueError(f"dataset must be one of {', '.join(SOURCES)}, got {dataset!r}")
     data_dir = expand_user(data_dir or os.environ.get("MNIST_DATA_DIR") or "data")
-    return SOURCES[dataset](Path(__file__).resolve().parent.parent / data_dir)
+    digits = SOURCES[dataset](Path(__file__).resolve().parent.parent / data_dir)
+    check(digits.images, digits.labels, f"{digits.name}, training set")
+    check(digits.test_images, digits.test_labels, f"{digits.name}, test set")
+    return digits
+
+
+def check(images, labels, what):
+    """Raise DataError unless images and labels are as Digits says; `what` names them."""
+    count = len(images)
+    if count == 0 or (images.dtype, images.shape) != (torch.uint8, (count, 1, 28, 28)):
+        wanted, got = "images must be uint8 (N, 1, 28, 28), N > 0", images
+    elif (labels.dtype, labels.shape) != (torch.int64, (count,)):
+        wanted, got = f"labels must be int64 ({count},)", labels
+    elif labels.min() < 0 or labels.max() > 9:
+        raise DataError(f"{what}: labels must be from 0 to 9, got {labels.unique().tolist()}")
+    else:
+        return
+    dtype = str(got.dtype).removeprefix("torch.")
+    raise DataError(f"{what}: {wanted}, got {dtype} {tuple(got.shape)}")
 
 
 def load_mnist_or_rendered(data_dir):

@@ -22,7 +22,8 @@ def check_writable(path):
     probe = path
     if path.exists():
         if not path.is_file():
-            raise OSError(f"{path} is not a regular file")
+            kind = "a folder; add the name of a file" if path.is_dir() else "not a regular file"
+            raise OSError(f"{path} is {kind}")
         path.open("r+b").close()
         probe = unfinished(path)
     probe.open("xb").close()

@@ -24,7 +24,8 @@ def read_picture(path):
         with Image.open(expand_user(path)) as file:
             picture = ImageOps.exif_transpose(file).convert("RGBA")
     except Exception as error:  # Pillow raises many kinds, SyntaxError among them.
-        raise DataError(f"{path} cannot be read as a picture: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read as a picture: {reason}") from error
     white = Image.new("RGBA", picture.size, "white")
     grey = Image.alpha_composite(white, picture).convert("L")
     width, height = grey.size

@@ -81,7 +81,11 @@ def draw_curves(figure, history, test_accuracies):
     offset = {"textcoords": "offset points", "fontsize": 9}
     loss_axes.annotate(f"{loss:.4f}", (end, loss), (0, 6), **above, **offset)
     accuracy_axes.annotate(f"{accuracy:.2f}%", (end, accuracy), (0, -7), **below, **offset)
-    loss_axes.set(title="Training loss, running mean", ylim=(0, None))
+    highest = max(p.loss for progress in history for p in progress)
+    loss_axes.set(
+        title="Training loss, running mean", ylim=(0, 1.2 * highest), xlim=(0, 1.03 * end)
+    )
+    accuracy_axes.margins(y=0.2)  # room for the labels, however short the curves are
     accuracy_axes.set(title="Training accuracy, running mean", ylabel="%", xlabel="Batch")
     for ax in (loss_axes, accuracy_axes):
         ax.grid(color="0.9")

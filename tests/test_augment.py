@@ -1,15 +1,17 @@
 """What the random mix leaves alone, images of other shapes, and the sample sheet."""
 
 import io
+import sys
 
 import matplotlib.image
 import pytest
 import torch
 from helpers import HERE
+from PIL import Image, ImageChops
 
 import augment as augmentation
 from augment import augment, draw_samples, warp
-from support.command_line import exit_status
+from support.command_line import exit_status, write_picture
 from support.dataset import Digits
 from test_model import torchvision_affine
 
@@ -102,6 +104,22 @@ def test_sample_sheets_show_what_their_titles_say(digits, tmp_path, capsys):
         shown = pictures_in(png.read_bytes(), figure)
         # Half of one of the 256 greys of a picture is rounding.
         torch.testing.assert_close(shown, expected, atol=0.51 / 255, rtol=0, msg=str(png))
+
+
+def test_committed_sheet_is_up_to_date(digits, tmp_path):
+    """If this fails after you changed the drawing: run `python augment.py`.
+
+    Other versions of matplotlib and other systems draw the type a little differently.
+    """
+    fresh = tmp_path / "sheet.png"
+    write_picture(fresh, draw_samples, digits)
+    with Image.open(SHEET) as old, Image.open(fresh) as new:
+        same_version = old.text["Software"] == new.text["Software"]
+        if digits.source != "mnist" or sys.platform != "linux" or not same_version:
+            pytest.skip("needs MNIST, Linux and the version of matplotlib that drew the sheet")
+        assert old.size == new.size
+        _, difference = ImageChops.difference(old.convert("L"), new.convert("L")).getextrema()
+    assert difference <= 1, "rounding may differ between processors"
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,29 @@ def test_files_are_read_as_they_are(tiny_mnist, name):
     assert same(load_digits(name, tiny_mnist.folder), tiny_mnist.digits)
 
 
+GOOD = torch.zeros(5, 1, 28, 28, dtype=torch.uint8), torch.arange(5)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (GOOD[0][:, 0], GOOD[1], r"uint8 \(N, 1, 28, 28\), N > 0, got uint8 \(5, 28, 28\)"),
+        (GOOD[0] / 255, GOOD[1], r"got float32 \(5, 1, 28, 28\)"),
+        (GOOD[0][:0], GOOD[1][:0], r"N > 0, got uint8 \(0, 1, 28, 28\)"),
+        (GOOD[0], GOOD[1].int(), r"labels must be int64 \(5,\), got int32 \(5,\)"),
+        (GOOD[0], GOOD[1][:4], r"labels must be int64 \(5,\), got int64 \(4,\)"),
+        (GOOD[0], GOOD[1] + 6, r"labels must be from 0 to 9, got \[6, 7, 8, 9, 10\]"),
+        (GOOD[0], GOOD[1] - 1, r"labels must be from 0 to 9, got \[-1, 0, 1, 2, 3\]"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(monkeypatch, images, labels, message):
+    for digits, name in (((images, labels, *GOOD), "training"), ((*GOOD, images, labels), "test")):
+        digits = Digits(*digits, "my-digits")
+        monkeypatch.setitem(dataset.SOURCES, "my-digits", lambda _, digits=digits: digits)
+        with pytest.raises(DataError, match=f"^my-digits, {name} set: .*{message}$"):
+            load_digits("my-digits")
+
+
 def test_unknown_dataset_is_an_error():
     with pytest.raises(ValueError, match="auto, mnist, rendered"):
         load_digits("no such dataset")
