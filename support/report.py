@@ -56,8 +56,7 @@ def draw_report(history, test_accuracies, digits, logits, seed):
     name = "Rendered digits, not MNIST" if digits.source == "rendered" else digits.name
     figure.suptitle(
         f"{name}: {test_accuracies[-1]:.2f}% test accuracy "
-        f"({len(predictions):,} images, seed {seed})",
-        fontsize=14,
+        f"({len(predictions):,} images, seed {seed})"
     )
     return figure
 
@@ -75,10 +74,10 @@ def draw_curves(figure, history, test_accuracies):
         ends = range(per_epoch, end + 1, per_epoch)
         accuracy_axes.plot(ends, test_accuracies, "D", color="0.5", label="Test accuracy")
     accuracy_axes.axhline(95, color="0.4", linestyle="--", label="95%")
-    accuracy_axes.legend(loc="lower right")
+    accuracy_axes.legend()
     loss, accuracy = history[-1][-1].loss, history[-1][-1].accuracy
     below, above = {"va": "top", "ha": "right"}, {"va": "bottom", "ha": "right"}
-    offset = {"textcoords": "offset points", "fontsize": 9}
+    offset = {"textcoords": "offset points"}
     loss_axes.annotate(f"{loss:.4f}", (end, loss), (0, 6), **above, **offset)
     accuracy_axes.annotate(f"{accuracy:.2f}%", (end, accuracy), (0, -7), **below, **offset)
     highest = max(p.loss for progress in history for p in progress)

@@ -93,6 +93,20 @@ def test_report_shows_history_counts_and_mistakes():
         assert ax.images[0].get_clim() == (0, 255)
 
 
+@pytest.mark.parametrize("history", [TWO_EPOCHS, ONE_EPOCH, [ONE_EPOCH[0][1:]]], ids=len)
+def test_end_values_are_inside_their_axes(history):
+    """However short the curves are; both axes of the loss start at 0."""
+    figure = draw_report(history, [55.0] * len(history), *hand_built(1), seed=7)
+    figure.draw_without_rendering()
+    loss, accuracy = figure.axes[-3:-1]
+    assert loss.get_ylim()[0] == loss.get_xlim()[0] == 0
+    for ax in (loss, accuracy):
+        (label,) = ax.texts
+        inner, outer = label.get_window_extent(), ax.get_window_extent()
+        assert outer.x0 < inner.x0 < inner.x1 < outer.x1
+        assert outer.y0 < inner.y0 < inner.y1 < outer.y1
+
+
 def test_one_epoch_has_no_points_of_test_accuracy():
     figure = draw_report(ONE_EPOCH, [58.33], *hand_built(1), seed=7)
     accuracy = figure.axes[-2]
