@@ -17,6 +17,7 @@ from model import LightweightCNN
 from support.command_line import dataset_name
 from support.dataset import SOURCES, load_digits
 
+pytest_plugins = ["pytester"]  # for tests/; pytest accepts this line only here
 HERE = Path(__file__).resolve().parent
 METRICS = pytest.StashKey[list]()
 WARNINGS = pytest.StashKey[list]()
@@ -117,11 +118,11 @@ def versions(record_testsuite_property):
 def runs(digits, tmp_path_factory):
     """`python model.py` without and with `--augment`, started side by side, in New York's time."""
     runs = {}
-    for name, flags in {"default": (), "augmented": ("--augment",)}.items():
+    for name, flags in {"default": ("--report", "report.png"), "augmented": ("--augment",)}.items():
         folder = tmp_path_factory.mktemp(name)
         command = [sys.executable, HERE / "model.py", "--dataset", digits.source, *flags]
         process = subprocess.Popen(
-            [*command, "--save-model", "weights.pt", "--report", "report.png"],
+            [*command, "--save-model", "weights.pt"],
             cwd=folder,
             env=os.environ | {"TZ": "America/New_York"},
             stdout=subprocess.PIPE,

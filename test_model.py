@@ -5,7 +5,6 @@ pairs of networks, each on a third of the set. `--dataset {auto,mnist,rendered}`
 The last lines of pytest show each metric beside its gate.
 """
 
-import copy
 import math
 from types import SimpleNamespace
 
@@ -62,12 +61,16 @@ def train_thirds(digits, seed=42):
 
 @pytest.fixture(scope="session")
 def trained(runs, digits, request):
-    """The two runs of model.py, and the six networks, which are trained while those run."""
+    """The two runs of model.py, and the six networks, which are trained while those run.
+
+    `plain_logits` are those of the three plain networks on the test images.
+    """
     plain, augmented = train_thirds(digits)
     return SimpleNamespace(
         default_run=request.getfixturevalue("default_run"),
         augmented_run=request.getfixturevalue("augmented_run"),
         plain=plain,
+        plain_logits=[predict(network, digits.test_images) for network in plain],
         augmented=augmented,
     )
 
@@ -117,35 +120,36 @@ def test_accuracy_on_the_test_images(trained, digits, gate):
     assert run.lines[-1].endswith(f": {accuracy:.2f}%")
 
 
-def lowest_digit(networks, digits):
-    """Return the lowest recall of any digit, in percent; recalls are means over the networks.
+def recalls(logits, labels):
+    """Return each digit's recall in percent, float64 `(10,)`: its mean over several networks.
 
-    A digit's recall is the share of its test images that are predicted as this digit.
+    A digit's recall is the share of its images that are predicted as this digit.
+
+    Args:
+        logits: a list with one network's logits `(N, 10)` in each place.
+        labels: int64 `(N,)`.
     """
-    recalls = torch.zeros(10, dtype=torch.float64)
-    for network in networks:
-        correct = predict(network, digits.test_images).argmax(1) == digits.test_labels  # (N,)
-        for digit in range(10):
-            recalls[digit] += correct[digits.test_labels == digit].double().mean() / len(networks)
-    return 100 * recalls.min().item()
+    correct = torch.stack([one.argmax(1) == labels for one in logits]).double().mean(0)  # (N,)
+    return 100 * torch.stack([correct[labels == digit].mean() for digit in range(10)])
 
 
 def test_lowest_digit(trained, digits, gate):
     """No digit is sacrificed for the average: mean of three networks."""
-    gate({"lowest digit": lowest_digit(trained.plain, digits)})
+    gate({"lowest digit": recalls(trained.plain_logits, digits.test_labels).min().item()})
 
 
 def test_lowest_digit_breaks_if_a_digit_is_rare_in_training(trained, digits):
     """By Bayes, a network that saw a fifth of the 9s gives 9 a logit lower by log 5.
 
-    On four seeds and both sources the lowest recall was then 91.8 to 94.0%, while the mean
-    accuracy stayed above its gate, or at most 0.5 points below: that gate alone could miss it.
+    On four seeds and both sources the lowest recall was then 91.8 to 94.0%, while the mean of all
+    recalls, which is nearly the accuracy, stayed above the gate of the test accuracy, or at most
+    0.5 points below: that gate alone could miss it.
     """
-    networks = copy.deepcopy(trained.plain)
-    for network in networks:
-        network.fc2.bias.data[9] -= math.log(5)
-    assert lowest_digit(networks, digits) < GATES["lowest digit"][1]
-    assert mean_accuracy(networks, digits.test_images, digits) > GATES["test accuracy"][1] - 0.5
+    shift = torch.zeros(10)
+    shift[9] = -math.log(5)
+    recall = recalls([logits + shift for logits in trained.plain_logits], digits.test_labels)
+    assert recall.min() < GATES["lowest digit"][1]
+    assert recall.mean() > GATES["test accuracy"][1] - 0.5
 
 
 # --- 3. Gradient flow ---------------------------------------------------------------------------
@@ -193,13 +197,13 @@ def mean_accuracy(networks, images, digits):
 
 
 def test_noise_robustness(trained, digits, gate):
-    """Accuracy falls as noise grows, but slowly at first: mean of three networks."""
+    """Accuracy falls as the noise grows, but not much: mean of three networks."""
     images = digits.test_images / 255
-    clean, light, strong, drowned = (
-        mean_accuracy(trained.plain, noisy(images, sigma), digits) for sigma in (0, 0.1, 0.2, 1.0)
+    light, strong = (
+        mean_accuracy(trained.plain, noisy(images, sigma), digits) for sigma in (0.1, 0.2)
     )
     gate({"accuracy, noise 0.1": light, "accuracy, noise 0.2": strong})
-    assert clean > light > strong > drowned
+    assert light > strong
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.05, 0.1])

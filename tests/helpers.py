@@ -1,7 +1,6 @@
 """Oracles, small networks and processes for the tests."""
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,12 +49,6 @@ def masked(line):
     line = re.sub(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d IST\]", "[time]", line)
     line = re.sub(r"Loss: \d\.\d{4}", "Loss: #.####", line)
     return re.sub(r": (1\d| |)\d\d?\.\d\d%", ": ##.##%", line)
-
-
-def copy_project(folder):
-    """Copy the files of the project, without data and history, to `folder`, and return it."""
-    left_out = shutil.ignore_patterns("data", ".*", "__pycache__", "*.pt", "fresh", "venv")
-    return shutil.copytree(HERE, folder, ignore=left_out)
 
 
 def run_python(*arguments, cwd=HERE, **options):

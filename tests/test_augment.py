@@ -7,11 +7,12 @@ import matplotlib.image
 import pytest
 import torch
 from helpers import HERE
+from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
 import augment as augmentation
 from augment import augment, draw_samples, warp
-from support.command_line import exit_status, write_picture
+from support.command_line import exit_status
 from support.dataset import Digits
 from test_model import torchvision_affine
 
@@ -82,11 +83,16 @@ def pictures_in(png, figure):
     return torch.stack(pictures)
 
 
-def test_sample_sheets_show_what_their_titles_say(digits, tmp_path, capsys):
-    """The fresh sheet and, on MNIST, the committed one, pixel by pixel against torchvision."""
-    path = tmp_path / "sheet.png"
+@pytest.fixture(scope="module")
+def fresh_sheet(digits, tmp_path_factory):
+    """The sheet as augment.py writes it."""
+    path = tmp_path_factory.mktemp("sheet") / "sheet.png"
     augmentation.main(["--dataset", digits.source, "--output", str(path)])
-    assert capsys.readouterr().out == f"wrote {path}\n"
+    return path
+
+
+def test_sample_sheets_show_what_their_titles_say(digits, fresh_sheet):
+    """The fresh sheet and, on MNIST, the committed one, pixel by pixel against torchvision."""
     figure = draw_samples(digits)
     figure.draw_without_rendering()
     first = [(digits.test_labels == digit).nonzero()[0].item() for digit in range(10)]
@@ -100,20 +106,18 @@ def test_sample_sheets_show_what_their_titles_say(digits, tmp_path, capsys):
         ],
         dim=1,
     ).flatten(0, 1)  # (40, 28, 28)
-    for png in [path, SHEET] if digits.source == "mnist" else [path]:
+    for png in [fresh_sheet, SHEET] if digits.source == "mnist" else [fresh_sheet]:
         shown = pictures_in(png.read_bytes(), figure)
         # Half of one of the 256 greys of a picture is rounding.
         torch.testing.assert_close(shown, expected, atol=0.51 / 255, rtol=0, msg=str(png))
 
 
-def test_committed_sheet_is_up_to_date(digits, tmp_path):
+def test_committed_sheet_is_up_to_date(digits, fresh_sheet):
     """If this fails after you changed the drawing: run `python augment.py`.
 
     Other versions of matplotlib and other systems draw the type a little differently.
     """
-    fresh = tmp_path / "sheet.png"
-    write_picture(fresh, draw_samples, digits)
-    with Image.open(SHEET) as old, Image.open(fresh) as new:
+    with Image.open(SHEET) as old, Image.open(fresh_sheet) as new:
         same_version = old.text["Software"] == new.text["Software"]
         if digits.source != "mnist" or sys.platform != "linux" or not same_version:
             pytest.skip("needs MNIST, Linux and the version of matplotlib that drew the sheet")
@@ -157,8 +161,9 @@ def test_words_on_the_sheet(source, title):
     assert figure.axes[0].get_window_extent().width >= 28 * 5, "five pixels for one of MNIST's"
 
 
-def test_sheet_of_other_digits_leaves_the_one_of_mnist(monkeypatch, tmp_path):
+def test_sheet_of_other_digits_leaves_the_one_of_mnist(monkeypatch, tmp_path, capsys):
     """Without `--output` each source has a file of its own."""
+    monkeypatch.setattr(augmentation, "draw_samples", lambda _: Figure(figsize=(1, 1)))
     monkeypatch.setattr(augmentation, "__file__", str(tmp_path / "augment.py"))
     images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
     for source in ("mnist", "rendered"):
@@ -167,6 +172,8 @@ def test_sheet_of_other_digits_leaves_the_one_of_mnist(monkeypatch, tmp_path):
         augmentation.main([])
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {"augmentation_samples.png", "augmentation_samples_rendered.png"}
+    paths = [tmp_path / "augmentation_samples.png", tmp_path / "augmentation_samples_rendered.png"]
+    assert capsys.readouterr().out == "".join(f"wrote {path}\n" for path in paths)
 
 
 def test_sample_sheet_reports_bad_input(tiny_mnist, tmp_path, capsys):

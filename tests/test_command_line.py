@@ -1,6 +1,5 @@
 """Flags, errors in one line, files that are whole or absent, and how a process ends."""
 
-import contextlib
 import errno
 import inspect
 import io
@@ -15,17 +14,16 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib
 import pytest
 import torch
-from helpers import HERE, copy_project, masked, run_python
+from helpers import HERE, masked
+from matplotlib.figure import Figure
 
 import model
 from support import files
-from support.command_line import exit_status
+from support.command_line import exit_status, write_picture
 from support.files import write_whole
-
-# A proxy where nobody listens: no test uses the internet.
-OFFLINE = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
 
 def usage_error(main, flags, capsys):
@@ -356,6 +354,30 @@ def test_seed_decides_the_weights(few_digits, tmp_path):
     assert not torch.equal(saved["42"], saved["0"])
 
 
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [("png", b"\x89PNG"), ("PDF", b"%PDF-"), ("svg", b"<?xml")]
+)
+def test_suffix_names_the_format(tmp_path, suffix, magic):
+    path = tmp_path / f"picture.{suffix}"
+    write_picture(path, lambda: Figure(figsize=(1, 1)))
+    assert path.read_bytes().startswith(magic)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_settings_of_the_user_do_not_matter(tmp_path):
+    """TeX may be missing, and an odd size would cut the picture."""
+
+    def draw():
+        figure = Figure(figsize=(2, 1))
+        figure.suptitle("text")
+        return figure
+
+    write_picture(tmp_path / "default.png", draw)
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "savefig.dpi": 10}):
+        write_picture(tmp_path / "odd.png", draw)
+    assert (tmp_path / "default.png").read_bytes() == (tmp_path / "odd.png").read_bytes()
+
+
 def test_what_the_terminal_cannot_show_is_replaced(monkeypatch):
     """A data folder with an Armenian name, on a Western European terminal."""
     monkeypatch.setenv("MNIST_DATA_DIR", "Ձ")
@@ -389,42 +411,28 @@ def test_backend_of_matplotlib_does_not_matter_except_to_a_notebook(monkeypatch)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
-def test_closed_streams(tmp_path):
-    """`python model.py >&- 2>&-`: the folder is refused with status 1, and nothing crashes."""
+def test_closed_streams(tiny_mnist):
+    """`python model.py >&- 2>&-`: damaged data ends it with status 1, and nothing crashes."""
+    (tiny_mnist.raw / "train-images-idx3-ubyte").write_bytes(b"")
     command = ["sh", "-c", 'exec "$0" model.py --dataset mnist --data-dir "$1" >&- 2>&-']
-    environment = os.environ | OFFLINE
-    arguments = [*command, sys.executable, tmp_path / "x"]
-    done = subprocess.run(arguments, cwd=HERE, env=environment, timeout=300, check=False)
-    assert done.returncode == 1
-
-
-@contextlib.contextmanager
-def endless_run(*flags):
-    """endless_run.py in a process of its own, once its first three lines are out."""
-    with subprocess.Popen(
-        [sys.executable, HERE / "tests" / "endless_run.py", *flags],
-        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-        | {"PYTHONPATH": str(HERE)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        guard = threading.Timer(120, process.kill)  # for a log or an end that never comes
-        guard.start()
-        try:
-            assert [masked(process.stdout.readline())[:6] for _ in range(3)] == ["[time]"] * 3
-            yield process
-        finally:
-            guard.cancel()
-            process.kill()
+    arguments = [*command, sys.executable, tiny_mnist.folder]
+    assert subprocess.run(arguments, cwd=HERE, timeout=300, check=False).returncode == 1
 
 
 def test_closed_pipe_ends_quietly():
-    """`python model.py | head -3`."""
-    with endless_run("--log-interval", "1") as process:
+    """As in `python model.py | head -3`: neither the next line nor Python's exit may complain."""
+    code = """if True:
+        import sys
+        from support.command_line import exit_status
+        sys.exit(exit_status(lambda _: [print("line", flush=True) for _ in range(1_000_000)]))
+    """
+    command = [sys.executable, "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=HERE, **pipes) as process:
+        assert process.stdout.readline().rstrip() == b"line"
         process.stdout.close()
-        assert process.wait() == 141
-        assert process.stderr.read() == ""
+        assert process.wait(timeout=300) == 141
+        assert process.stderr.read() == b""
 
 
 def test_closed_pipe_of_windows_ends_quietly(few_digits, monkeypatch, capsys):
@@ -444,24 +452,42 @@ def test_closed_pipe_of_windows_ends_quietly(few_digits, monkeypatch, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGINT for one process alone")
 def test_ctrl_c_ends_with_130_and_writes_nothing(tmp_path):
-    # No further line comes soon: the first three came because each is flushed.
-    flags = ["--log-interval", "1000000", "--save-model", str(tmp_path / "weights.pt")]
-    with endless_run(*flags) as process:
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate()
-        assert (process.returncode, stderr) == (130, "")
+    command = [sys.executable, HERE / "tests" / "endless_run.py"]
+    # No further line comes soon: the first three come because each is flushed.
+    command += ["--log-interval", "1000000", "--save-model", tmp_path / "weights.pt"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    environment["PYTHONPATH"] = str(HERE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        guard = threading.Timer(120, process.kill)  # for a log or an end that never comes
+        guard.start()
+        try:
+            assert [masked(process.stdout.readline())[:6] for _ in range(3)] == ["[time]"] * 3
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate()
+        finally:
+            guard.cancel()
+            process.kill()
+    assert (process.returncode, stderr) == (130, "")
     assert list(tmp_path.iterdir()) == []
 
 
 # --- pytest and the benchmarks ----------------------------------------------------------------
 
 
-def test_bad_dataset_is_a_usage_error_of_pytest():
-    environment = os.environ | {"MNIST_DATASET": "emnist"}
-    done = run_python("-m", "pytest", "--collect-only", "-q", env=environment)
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "MNIST_DATASET" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.fixture
+def run_pytest(pytester):
+    """A function that runs pytest with our conftest.py in a folder of its own."""
+    pytester.makeconftest((HERE / "conftest.py").read_text(encoding="utf-8"))
+    return lambda *flags: pytester.runpytest_inprocess("-p", "no:cacheprovider", *flags)
+
+
+def test_bad_dataset_is_a_usage_error_of_pytest(run_pytest, monkeypatch):
+    monkeypatch.setenv("MNIST_DATASET", "emnist")
+    result = run_pytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "MNIST_DATASET" in str(result.stderr)
+    assert "Traceback" not in str(result.stderr)
 
 
 GATES = '''"""Two metrics of one gate, of which one breaks."""
@@ -477,32 +503,21 @@ def test_misspelt(gate):
 '''
 
 
-RENDERED = '''"""One grey square instead of 70,000 rendered digits."""
-import torch
-
-
-def render(count, seed):
-    return torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
-'''
-
-
-def test_table_of_metrics(tmp_path):
+def test_table_of_metrics(run_pytest, pytester, tiny_mnist, tiny_rendered, tmp_path, monkeypatch):
     """All metrics of a broken gate, a plain message, versions, and why MNIST was not used."""
-    project = copy_project(tmp_path / "project")
-    (project / "test_model.py").write_text(GATES)
-    (project / "support" / "rendered.py").write_text(RENDERED)
+    pytester.makepyfile(test_two_metrics=GATES)
+    (tiny_mnist.raw / "train-images-idx3-ubyte").unlink()
     summary = tmp_path / "summary.md"
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_model.py"]
-    environment = os.environ | {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_SHA": "0123456789"}
-    environment |= OFFLINE
-    environment["MNIST_DATA_DIR"] = str(tmp_path / "none")
-    command += ["--dataset", "auto", "--junitxml", "junit.xml"]
-    done = run_python(*command, cwd=project, env=environment)
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "AssertionError: bad: 6.00%, must be below 5%" in done.stdout
-    assert "no gate for {'god'}" in done.stdout
-    assert "['good', 'bad', 'count']" in done.stdout
-    for text in (done.stdout, summary.read_text(encoding="utf-8")):
+    monkeypatch.setenv("MNIST_DATA_DIR", str(tiny_mnist.folder))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("GITHUB_SHA", "0123456789")
+    result = run_pytest("--dataset", "auto", "--junitxml", "junit.xml")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    stdout = str(result.stdout)
+    assert "AssertionError: bad: 6.00%, must be below 5%" in stdout
+    assert "no gate for {'god'}" in stdout
+    assert "['good', 'bad', 'count']" in stdout
+    for text in (stdout, summary.read_text(encoding="utf-8")):
         assert re.search(
             r"WARNING: MNIST is not complete in .*NOTHING WAS TESTED ON MNIST\.\n", text
         )
@@ -514,7 +529,7 @@ def test_table_of_metrics(tmp_path):
             "| bad | 6.00% | < 5% | **BROKEN** | rendered digits |",
             "| good | 2.00% | > 1% | kept | rendered digits |",
         ]
-    junit = (project / "junit.xml").read_text(encoding="utf-8")
+    junit = (pytester.path / "junit.xml").read_text(encoding="utf-8")
     assert 'name="bad" value="6.00%, &lt; 5%, **BROKEN**, rendered digits"' in junit
     assert torch.__version__ in junit
 

@@ -251,7 +251,8 @@ def mirror(tiny_mnist, tmp_path, monkeypatch):
     served.mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=served)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # The interval is how long shutdown() takes.
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     resources = []
     for name in dataset.MNIST_FILES:
         archive = served / f"{name}.gz"

@@ -79,16 +79,21 @@ def test_rendered_digits_vary_as_meant(rendered):
     assert measured == ranges
 
 
-def test_each_split_has_its_own_digits(rendered, digits):
-    """60,000 and 10,000, which share no image; the training images vary."""
-    train = digits if digits.source == "rendered" else load_digits("rendered")
-    assert (len(train.images), len(train.labels)) == (60_000, 60_000)
-    assert torch.equal(train.test_images, rendered[0])
-    assert torch.equal(train.test_labels, rendered[1])
-    assert train.source == "rendered"
-    seen = {image.numpy().tobytes() for image in train.images}
-    assert len(seen) > 59_900, "they vary"
-    assert not seen & {image.numpy().tobytes() for image in rendered[0]}
+def test_each_split_has_its_own_digits(monkeypatch):
+    """60,000 and 10,000 from two seeds, which share no image; all of a seed's images vary."""
+    asked = []
+
+    def render_a_sixtieth(count, seed):
+        asked.append((count, seed))
+        return render(count // 60, seed)
+
+    monkeypatch.setattr("support.rendered.render", render_a_sixtieth)
+    digits = load_digits("rendered")
+    assert [count for count, _ in asked] == [60_000, 10_000]
+    assert asked[0][1] != asked[1][1]
+    assert (len(digits.images), len(digits.test_images)) == (1000, 166)
+    images = torch.cat([digits.images, digits.test_images])
+    assert len({image.numpy().tobytes() for image in images}) == 1166
 
 
 def test_seed_decides_the_pixels():

@@ -7,9 +7,7 @@ import numpy
 import pytest
 import torch
 
-import model
 from model import Progress
-from support.command_line import exit_status, write_picture
 from support.dataset import Digits
 from support.report import confusion_matrix, draw_report, most_confident_mistakes
 
@@ -117,7 +115,6 @@ def test_one_epoch_has_no_points_of_test_accuracy():
 def test_area_of_the_mistakes_is_as_large_as_needed(mistakes, rows):
     """Without mistakes there is neither an empty area nor its heading."""
     figure = draw_report(ONE_EPOCH, [58.33], *hand_built(mistakes), seed=7)
-    figure.draw_without_rendering()
     *shown, _, _, _ = figure.axes
     assert len(shown) == 10 * rows
     assert sum(bool(ax.get_title()) for ax in shown) == mistakes
@@ -160,23 +157,3 @@ def test_report_of_a_real_run_is_grey(default_run):
     border = numpy.concatenate([pixels[:10].ravel(), pixels[-10:].ravel(), pixels[:, :10].ravel(),
                                 pixels[:, -10:].ravel()])  # fmt: skip
     assert border.min() == border.max() == pytest.approx(0.88, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("suffix", "magic"), [("png", b"\x89PNG"), ("PDF", b"%PDF-"), ("svg", b"<?xml")]
-)
-def test_suffix_names_the_format(few_digits, tmp_path, suffix, magic):
-    path = tmp_path / f"report.{suffix}"
-    assert exit_status(model.main, ["--report", str(path)]) == 0
-    assert path.read_bytes().startswith(magic)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_settings_of_the_user_do_not_matter(tmp_path):
-    """TeX may be missing, and an odd size would cut the picture."""
-    draw = draw_report, ONE_EPOCH, [58.33], *hand_built(3), 7
-    write_picture(tmp_path / "default.png", *draw)
-    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "savefig.dpi": 10}):
-        write_picture(tmp_path / "odd.png", *draw)
-    default, odd = (matplotlib.image.imread(tmp_path / f"{n}.png") for n in ("default", "odd"))
-    assert numpy.array_equal(default, odd)
