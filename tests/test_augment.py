@@ -134,12 +134,19 @@ def test_committed_sheet_is_up_to_date(digits, fresh_sheet):
         ("my digits", "Augmentation of my digits"),
     ],
 )
-def test_words_on_the_sheet(source, title):
-    """Title by source, columns, rows; everything inside the picture, and gaps of one size."""
+def test_title_of_the_sheet_names_the_source(source, title):
+    assert draw_samples(ten_black_images(source)).get_suptitle() == title
+
+
+def ten_black_images(source):
     images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
-    figure = draw_samples(Digits(images, labels, images, labels, source))
+    return Digits(images, labels, images, labels, source)
+
+
+def test_words_and_places_on_the_sheet():
+    """Columns, rows; everything inside the picture, and gaps of one size."""
+    figure = draw_samples(ten_black_images("mnist"))
     figure.draw_without_rendering()
-    assert figure.get_suptitle() == title
     columns = ["Original", "Rotation 10° counter- clockwise", "Scale 90%", "Translation 10% right"]
     boxes = {}
     for index, ax in enumerate(figure.axes):
@@ -165,9 +172,8 @@ def test_sheet_of_other_digits_leaves_the_one_of_mnist(monkeypatch, tmp_path, ca
     """Without `--output` each source has a file of its own."""
     monkeypatch.setattr(augmentation, "draw_samples", lambda _: Figure(figsize=(1, 1)))
     monkeypatch.setattr(augmentation, "__file__", str(tmp_path / "augment.py"))
-    images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
     for source in ("mnist", "rendered"):
-        tiny = Digits(images, labels, images, labels, source)
+        tiny = ten_black_images(source)
         monkeypatch.setattr(augmentation, "load_digits", lambda *_, tiny=tiny: tiny)
         augmentation.main([])
     names = {path.name for path in tmp_path.glob("*.png")}
