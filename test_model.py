@@ -197,7 +197,7 @@ def mean_accuracy(networks, images, digits):
 
 
 def test_noise_robustness(trained, digits, gate):
-    """Accuracy falls as the noise grows, but not much: mean of three networks."""
+    """Under noise of two strengths; stronger noise costs more. Mean of three networks."""
     images = digits.test_images / 255
     light, strong = (
         mean_accuracy(trained.plain, noisy(images, sigma), digits) for sigma in (0.1, 0.2)

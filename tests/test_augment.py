@@ -126,6 +126,11 @@ def test_committed_sheet_is_up_to_date(digits, fresh_sheet):
     assert difference <= 1, "rounding may differ between processors"
 
 
+def ten_black_images(source):
+    images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
+    return Digits(images, labels, images, labels, source)
+
+
 @pytest.mark.parametrize(
     ("source", "title"),
     [
@@ -136,11 +141,6 @@ def test_committed_sheet_is_up_to_date(digits, fresh_sheet):
 )
 def test_title_of_the_sheet_names_the_source(source, title):
     assert draw_samples(ten_black_images(source)).get_suptitle() == title
-
-
-def ten_black_images(source):
-    images, labels = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
-    return Digits(images, labels, images, labels, source)
 
 
 def test_words_and_places_on_the_sheet():

@@ -410,23 +410,23 @@ def test_backend_of_matplotlib_does_not_matter_except_to_a_notebook(monkeypatch)
     assert seen == ["nonsense", "agg"]
 
 
+PRINT_LINES = """if True:
+    import sys
+    from support.command_line import exit_status
+    sys.exit(exit_status(lambda _: [print("line", flush=True) for _ in range(100_000)]))
+"""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
-def test_closed_streams(tiny_mnist):
-    """`python model.py >&- 2>&-`: damaged data ends it with status 1, and nothing crashes."""
-    (tiny_mnist.raw / "train-images-idx3-ubyte").write_bytes(b"")
-    command = ["sh", "-c", 'exec "$0" model.py --dataset mnist --data-dir "$1" >&- 2>&-']
-    arguments = [*command, sys.executable, tiny_mnist.folder]
-    assert subprocess.run(arguments, cwd=HERE, timeout=300, check=False).returncode == 1
+def test_closed_streams():
+    """As in `python model.py >&- 2>&-`: there is no stdout to flush, and that is no error."""
+    command = ["sh", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, PRINT_LINES]
+    assert subprocess.run(command, cwd=HERE, timeout=300, check=False).returncode == 0
 
 
 def test_closed_pipe_ends_quietly():
     """As in `python model.py | head -3`: neither the next line nor Python's exit may complain."""
-    code = """if True:
-        import sys
-        from support.command_line import exit_status
-        sys.exit(exit_status(lambda _: [print("line", flush=True) for _ in range(1_000_000)]))
-    """
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", PRINT_LINES]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=HERE, **pipes) as process:
         assert process.stdout.readline().rstrip() == b"line"
