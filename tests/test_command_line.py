@@ -66,6 +66,14 @@ def test_unusable_flags_are_usage_errors(flag, values, message, capsys, monkeypa
         assert message in line
 
 
+def test_values_at_the_limits_are_accepted():
+    flags = ["epochs", "batch-size", "log-interval"]
+    args = model.parse_args([f"--{flag}=1" for flag in flags] + ["--lr=1e-300", "--seed=0"])
+    assert (args.epochs, args.batch_size, args.log_interval) == (1, 1, 1)
+    assert (args.lr, args.seed) == (1e-300, 0)
+    assert model.parse_args([f"--seed={2**64 - 1}"]).seed == 2**64 - 1
+
+
 def test_unknown_flag_is_a_usage_error(capsys):
     assert "--no-such-flag" in usage_error(model.main, ["--no-such-flag"], capsys)
 
