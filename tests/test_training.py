@@ -284,6 +284,20 @@ def test_train_gives_the_weights_of_model_py(few_digits, tmp_path):
         torch.set_num_threads(threads)
 
 
+def test_training_and_prediction_use_one_thread(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    network, used = Recorder(), []
+    network.register_forward_hook(lambda *_: used.append(torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        train(network, *numbered_images(10))
+        predict(network, numbered_images(10)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert used == [1, 1]
+
+
 def test_threads_are_given_back_after_an_error():
     threads = torch.get_num_threads()
     try:
