@@ -18,19 +18,21 @@ from augment import augment, rotate, scale, translate
 from model import LightweightCNN, count_parameters, evaluate, predict, train
 
 # The gates: what each metric must be above or below, and its unit. `benchmarks/seeds.py` measures
-# those in percent over 21 seeds; README says how far they stay from the gates.
+# those in percent over 21 to 100 seeds. Below the lowest seed every gate leaves at least as much
+# room as there is from the tenth percentile down to the lowest; "test accuracy" has 0.8 of it.
 GATES = {
     "parameters": ("<", 25_000, ""),
     "first epoch accuracy": (">", 95.0, "%"),
     "first epoch accuracy, augmented": (">", 95.0, "%"),
-    "test accuracy": (">", 97.4, "%"),
+    "test accuracy": (">", 95.0, "%"),
+    "test accuracy, mean of three": (">", 97.7, "%"),
     "lowest digit": (">", 95.5, "%"),
     "smallest gradient norm": (">", 3e-3, ""),
     "largest gradient norm": ("<", 8.0, ""),
     "gradient norm of biases before batch norm": ("<", 3e-3, ""),
     "accuracy, noise 0.1": (">", 96.7, "%"),
     "accuracy, noise 0.2": (">", 76.0, "%"),
-    "errors saved by augmentation": (">", 18.0, "%"),
+    "errors saved by augmentation": (">", 12.0, "%"),
 }
 
 
@@ -113,11 +115,25 @@ def test_first_epoch_accuracy_with_augmentation(trained, gate):
 
 
 def test_accuracy_on_the_test_images(trained, digits, gate):
-    """Of the saved weights, on the 10,000 test images; the log states the same number."""
+    """Of the saved weights, on the 10,000 test images; the log states the same number.
+
+    One run may fall well below the mean, because its last updates are made with the full learning
+    rate: over 100 seeds the mean is 98.24% and the lowest 96.23%, so the gate is the 95% that the
+    specification asks for. The sharp gate is the next one.
+    """
     run = trained.default_run
     accuracy = evaluate(run.network, digits.test_images, digits.test_labels)
     gate({"test accuracy": accuracy})
     assert run.lines[-1].endswith(f": {accuracy:.2f}%")
+
+
+def test_mean_accuracy_of_three_networks(trained, digits, gate):
+    """Of the networks trained on thirds of the set, on the test images.
+
+    The linear schedule and the mean leave no tail: over 40 seeds 98.03%, and 97.89% at the lowest.
+    """
+    accuracy = mean_accuracy(trained.plain, digits.test_images, digits)
+    gate({"test accuracy, mean of three": accuracy})
 
 
 def recalls(logits, labels):
@@ -142,14 +158,14 @@ def test_lowest_digit_breaks_if_a_digit_is_rare_in_training(trained, digits):
     """By Bayes, a network that saw a fifth of the 9s gives 9 a logit lower by log 5.
 
     On four seeds and both sources the lowest recall was then 91.8 to 94.0%, while the mean of all
-    recalls, which is nearly the accuracy, stayed above the gate of the test accuracy, or at most
-    0.5 points below: that gate alone could miss it.
+    recalls, which is nearly the accuracy, was at least 96.9%: the gate on the test accuracy of one
+    run misses it.
     """
     shift = torch.zeros(10)
     shift[9] = -math.log(5)
     recall = recalls([logits + shift for logits in trained.plain_logits], digits.test_labels)
     assert recall.min() < GATES["lowest digit"][1]
-    assert recall.mean() > GATES["test accuracy"][1] - 0.5
+    assert recall.mean() > GATES["test accuracy"][1]
 
 
 # --- 3. Gradient flow ---------------------------------------------------------------------------

@@ -1,21 +1,28 @@
-"""How far the metrics of test_model.py stay from their gates, over many seeds.
+"""How much room the metrics of test_model.py have above their gates, over many seeds.
 
-`python benchmarks/seeds.py` trains for seed 42, which every run has by default, and for 20 others,
-on MNIST and on rendered digits, what the gates train and a few networks for comparison. It prints
-one line for each seed, then the table of README, then all metrics in percent: mean, standard
-deviation (sd), lowest, 5th percentile, seed 42; gate, room (the distance from mean to gate in sd),
-and the smallest drop that the gate notices (the same distance in percent).
+`python benchmarks/seeds.py | tee seeds.txt` trains with up to 100 seeds what the gates train, and a
+few networks for comparison. It prints one line of JSON for each finished seed, and at the end the
+table of README and one of all metrics. `--tables seeds.txt more.txt` prints the tables of earlier
+runs, also of those that were cut short, and joins those of several machines.
+
+A mean and a standard deviation say little about the seeds that do worst. So a gate is judged by its
+*room*: the distance from the worst seed to the gate, divided by the distance from the tenth
+percentile to the worst seed. Every gate should have a room of at least 1.
 """
 
 import contextlib
 import functools
 import io
+import json
 import multiprocessing
 import os
 import signal
 import statistics
 import sys
+import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -40,6 +47,50 @@ from test_model import (
 load_digits = functools.cache(load_digits)  # once in each process
 
 
+# --- What is measured -------------------------------------------------------------------------
+
+
+def trained(seed, digits, build=model.LightweightCNN, **options):
+    """Return a trained network and the accuracy of its first epoch."""
+    torch.manual_seed(seed)
+    network = build()
+    history = model.train(network, digits.images, digits.labels, **options)
+    return network, history[0][-1].accuracy
+
+
+def test_accuracy(network, digits):
+    return model.evaluate(network, digits.test_images, digits.test_labels)
+
+
+def default_run(seed, digits):
+    """The metrics of `python model.py`."""
+    network, first_epoch = trained(seed, digits)
+    metrics = {
+        "first epoch accuracy": first_epoch,
+        "test accuracy": test_accuracy(network, digits),
+    }
+    if digits.source == "rendered":
+        with contextlib.suppress(DataError):
+            metrics["test accuracy on MNIST"] = test_accuracy(network, load_digits("mnist"))
+    return metrics
+
+
+def other_gates(seed, digits):
+    """The metrics of `python model.py --augment`, and of the networks trained on thirds."""
+    _, first_epoch = trained(seed, digits, transform=augment)
+    plain, augmented = train_thirds(digits, seed)
+    logits = [model.predict(network, digits.test_images) for network in plain]
+    images = digits.test_images / 255
+    return {
+        "first epoch accuracy, augmented": first_epoch,
+        "test accuracy, mean of three": mean_accuracy(plain, digits.test_images, digits),
+        "lowest digit": recalls(logits, digits.test_labels).min().item(),
+        "accuracy, noise 0.1": mean_accuracy(plain, noisy(images, 0.1), digits),
+        "accuracy, noise 0.2": mean_accuracy(plain, noisy(images, 0.2), digits),
+        "errors saved by augmentation": errors_saved(plain, augmented, digits),
+    }
+
+
 def softmax_regression():
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 
@@ -49,112 +100,144 @@ def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 14), nn.ReLU(), nn.Linear(14, 10))
 
 
-def metrics(seed, digits, mnist):
-    """Return every metric of one seed by its name, in percent. Those in GATES come first.
-
-    Args:
-        digits: the `Digits` to train and test on.
-        mnist: the `Digits` of MNIST if `digits` are others, or None.
-    """
-
-    def trained(build=model.LightweightCNN, **options):
-        torch.manual_seed(seed)
-        network = build()
-        history = model.train(network, digits.images, digits.labels, **options)
-        return network, history[0][-1].accuracy
-
-    def test_accuracy(network):
-        return model.evaluate(network, digits.test_images, digits.test_labels)
-
-    with contextlib.redirect_stdout(io.StringIO()):  # 12 logs
-        network, first_epoch = trained()
-        _, first_epoch_augmented = trained(transform=augment)
-        linear, _ = trained(lr_schedule="linear")
-        linear_augmented, _ = trained(lr_schedule="linear", transform=augment)
-        softmax, _ = trained(softmax_regression)
-        perceptron, _ = trained(mlp)
-        plain, augmented = train_thirds(digits, seed)
-    images = digits.test_images / 255
-    plain_logits = [model.predict(network, digits.test_images) for network in plain]
-    result = {
-        "first epoch accuracy": first_epoch,
-        "first epoch accuracy, augmented": first_epoch_augmented,
-        "test accuracy": test_accuracy(network),
-        "lowest digit": recalls(plain_logits, digits.test_labels).min().item(),
-        "accuracy, noise 0.1": mean_accuracy(plain, noisy(images, 0.1), digits),
-        "accuracy, noise 0.2": mean_accuracy(plain, noisy(images, 0.2), digits),
-        "errors saved by augmentation": errors_saved(plain, augmented, digits),
-        "test accuracy, linear": test_accuracy(linear),
-        "test accuracy, linear, augmented": test_accuracy(linear_augmented),
-        "moved digits, linear": mean_accuracy([linear], moved(images), digits),
-        "moved digits, linear, augmented": mean_accuracy([linear_augmented], moved(images), digits),
-        "test accuracy, softmax regression": test_accuracy(softmax),
-        "test accuracy, MLP of 11,140 parameters": test_accuracy(perceptron),
+def comparison(seed, digits):
+    """The linear schedule, without and with `--augment`, and two simpler networks."""
+    linear, _ = trained(seed, digits, lr_schedule="linear")
+    both, _ = trained(seed, digits, lr_schedule="linear", transform=augment)
+    images = moved(digits.test_images / 255)
+    return {
+        "test accuracy, linear": test_accuracy(linear, digits),
+        "test accuracy, linear, augmented": test_accuracy(both, digits),
+        "moved digits, linear": mean_accuracy([linear], images, digits),
+        "moved digits, linear, augmented": mean_accuracy([both], images, digits),
+        "softmax regression": test_accuracy(trained(seed, digits, softmax_regression)[0], digits),
+        "MLP of 11,140 parameters": test_accuracy(trained(seed, digits, mlp)[0], digits),
     }
-    missing = {name for name, (_, _, unit) in GATES.items() if unit} - result.keys()
-    if missing:
-        raise DataError(f"metrics() in seeds.py does not measure {missing}, which GATES names")
-    if mnist is not None:
-        result["test accuracy on MNIST"] = model.evaluate(
-            network, mnist.test_images, mnist.test_labels
-        )
-    return result
+
+
+# The parts of the study, and how many seeds each has at most: on MNIST, and on any other digits.
+PARTS = {
+    default_run: (100, 21),
+    other_gates: (40, 21),
+    comparison: (10, 0),
+}
+
+
+# --- Processes --------------------------------------------------------------------------------
 
 
 def start_worker():
-    """Leave Ctrl-C to the parent, which ends its workers, and take one thread of the machine."""
+    """Leave Ctrl-C to the parent, take one thread of the machine, and end when the parent ends."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()
     torch.set_num_threads(1)
 
 
-def measure(task):
-    """Return the task and its metrics; a task is (dataset, seed, has_mnist, data_dir)."""
-    dataset, seed, has_mnist, data_dir = task
+def measure(dataset, data_dir, part, seed):
+    """Return one line of the study as a dictionary."""
     digits = load_digits(dataset, data_dir)
-    other = dataset == "rendered" and has_mnist
-    return task, metrics(seed, digits, load_digits("mnist", data_dir) if other else None)
+    with contextlib.redirect_stdout(io.StringIO()):  # the logs of training
+        metrics = part(seed, digits)
+    machine = f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+    line = {"dataset": digits.name, "seed": seed, "part": part.__name__, "machine": machine}
+    return line | {"metrics": metrics}
 
 
-def readme_table(rows):
-    """Return the lines of README's table from a list of metrics, seed 42 first, by dataset."""
+def measure_all(datasets, data_dir, most, jobs):
+    """Measure in processes of one thread each; print and return each line as it is done."""
+    tasks = []
+    for dataset in datasets:
+        load_digits(dataset, data_dir)  # Report bad data, or download it, before work starts.
+        for part, (on_mnist, otherwise) in PARTS.items():
+            count = min(most, on_mnist if dataset == "mnist" else otherwise)
+            seeds = [42, *(seed for seed in range(count) if seed != 42)][:count]
+            tasks += [(dataset, data_dir, part, seed) for seed in seeds]
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker)
+    lines, start = [], time.monotonic()
+    try:
+        for future in as_completed([pool.submit(measure, *task) for task in tasks]):
+            lines.append(future.result())
+            print(json.dumps(lines[-1]), flush=True)
+            left = (time.monotonic() - start) / len(lines) * (len(tasks) - len(lines)) / 60
+            print(f"{len(lines)}/{len(tasks)}, {left:.0f} min left", file=sys.stderr)
+    except BrokenProcessPool as error:
+        raise DataError("a process of the study was killed, perhaps for want of memory") from error
+    finally:
+        for process in multiprocessing.active_children():
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+    return lines
+
+
+def read_lines(paths):
+    """Return the lines that earlier runs have printed, each seed of a machine once."""
+    lines = {}
+    for path in paths:
+        for text in Path(path).read_text(encoding="utf-8").splitlines():
+            if text.startswith("{"):
+                line = json.loads(text)
+                lines[tuple(line[key] for key in ("dataset", "part", "seed", "machine"))] = line
+    return list(lines.values())
+
+
+# --- Tables -----------------------------------------------------------------------------------
+
+
+def summary(name, values):
+    """Return mean, sd, worst, tenth percentile, gate and room as text; "" where there is none."""
+    sign, bound, unit = GATES.get(name, (">", None, "%"))
+    ordered = sorted(values, reverse=sign == "<")  # the worst first
+    tenth = ordered[len(ordered) // 10]
+    spread = abs(tenth - ordered[0])
+    sd = statistics.stdev(values) if len(values) > 1 else 0
+
+    def shown(value):
+        return f"{value:.2f}{unit}" if unit == "%" else f"{value:.4g}{unit}"
+
+    result = {"mean": shown(statistics.mean(values)), "sd": shown(sd), "worst": shown(ordered[0])}
+    result |= {"tenth": shown(tenth), "gate": "", "room": ""}
+    if bound is not None:
+        result["gate"] = f"{bound:g}{unit}"
+        room = ordered[0] - bound if sign == ">" else bound - ordered[0]
+        result["room"] = f"{room / spread:.1f}" if spread else shown(room)
+    return result
+
+
+def readme_table(values):
+    """Yield the lines of README's table; `values` maps the dataset to metrics to their values."""
     yield "| metric | gate | MNIST, mean ± sd | lowest | rendered, lowest |"
     yield "| --- | ---: | ---: | ---: | ---: |"
-    for name, (_, bound, unit) in GATES.items():
-        cells = []
-        for dataset in ("mnist", "rendered"):
-            values = [row[name] for row in rows.get(dataset, []) if name in row]
-            if dataset == "mnist":
-                cells.append(mean_and_sd(values) if values else "")
-            cells.append(f"{min(values):.2f}%" if values else "")
-        if any(cells):
-            yield f"| {name} | {bound:g}{unit} | {' | '.join(cells)} |"
+    for name in GATES:
+        cells, gate = [], ""
+        for dataset in ("MNIST", next((other for other in values if other != "MNIST"), "")):
+            measured = values.get(dataset, {}).get(name)
+            row = summary(name, measured) if measured else None
+            gate = row["gate"] if row else gate
+            if dataset == "MNIST":
+                cells.append(f"{row['mean'].removesuffix('%')} ± {row['sd']}" if row else "")
+            cells.append(row["worst"] if row else "")
+        if gate:
+            yield f"| {name} | {gate} | {' | '.join(cells)} |"
 
 
-def mean_and_sd(values):
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}%"
-
-
-def table(rows):
-    """Return the lines of a Markdown table of all metrics, from a list of them, seed 42 first."""
-    yield "| metric | mean | sd | lowest | 5th | seed 42 | gate | room | notices |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        mean, sd = statistics.mean(values), statistics.stdev(values)
-        percentile = statistics.quantiles(values, n=20, method="inclusive")[0]
-        cells = [f"{value:.2f}" for value in (mean, sd, min(values), percentile, values[0])]
-        if name in GATES:
-            drop = mean - GATES[name][1]
-            cells += [f"{GATES[name][1]:g}", f"{drop / sd:.1f} sd", f"{drop:.2f}"]
-        else:
-            cells += [""] * 3
-        yield f"| {name} | {' | '.join(cells)} |"
+def table(metrics):
+    """Yield the lines of a Markdown table of all metrics of one dataset."""
+    yield "| metric | seeds | mean | sd | worst | 10th percentile | gate | room |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for name, values in metrics.items():
+        yield f"| {name} | {len(values)} | {' | '.join(summary(name, values).values())} |"
 
 
 def parse_args(argv=None):
     parser = ArgumentParser(description="Measure the metrics of test_model.py over many seeds.")
     parser.add_argument(
-        "--seeds", type=positive_int, default=20, metavar="N", help="seeds besides 42, from 0"
+        "--seeds", type=positive_int, default=100, metavar="N", help="at most so many of each part"
     )
     parser.add_argument(
         "--jobs", type=positive_int, default=os.cpu_count(), metavar="N", help="processes at once"
@@ -167,41 +250,29 @@ def parse_args(argv=None):
     parser.add_argument(
         "--data-dir", metavar="DIR", help="as for model.py (default: $MNIST_DATA_DIR or data)"
     )
+    parser.add_argument(
+        "--tables", nargs="+", metavar="FILE", help="train nothing: tables of what was printed"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    """Measure in processes of one thread each, and print the tables."""
+    """Measure, or read what earlier runs measured, and print the tables."""
     args = parse_args(argv)
-    datasets = ["mnist", "rendered"] if args.dataset is None else [args.dataset]
-    has_mnist = True
-    try:
-        load_digits("mnist", args.data_dir)  # Download it once, before the processes need it.
-    except DataError:
-        if "mnist" in datasets:
-            raise
-        has_mnist = False
-    seeds = [42, *(seed for seed in range(args.seeds + 1) if seed != 42)][: args.seeds + 1]
-    tasks = [(dataset, seed, has_mnist, args.data_dir) for dataset in datasets for seed in seeds]
-    results = {}
-    start = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(args.jobs, start_worker) as pool:
-        for task, result in pool.imap_unordered(measure, tasks):
-            results[task] = result
-            left = (time.monotonic() - start) / len(results) * (len(tasks) - len(results)) / 60
-            print(
-                f"{task[0]}, seed {task[1]} ({len(results)}/{len(tasks)}, {left:.0f} min left): "
-                + "; ".join(f"{name} {value:.2f}" for name, value in result.items()),
-                flush=True,
-            )
-    minutes = (time.monotonic() - start) / 60
-    print(f"\n{len(seeds)} seeds, {minutes:.0f} minutes, {args.jobs} processes at once", end=", ")
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}\n")
-    rows = {d: [results[task] for task in tasks if task[0] == d] for d in datasets}
-    print("\n".join(readme_table(rows)))
-    for dataset in datasets:
-        print(f"\n{dataset}, in percent\n")
-        print("\n".join(table(rows[dataset])))
+    if args.tables:
+        lines = read_lines(args.tables)
+    else:
+        datasets = ["mnist", "rendered"] if args.dataset is None else [args.dataset]
+        lines = measure_all(datasets, args.data_dir, args.seeds, args.jobs)
+    values = {}
+    for line in sorted(lines, key=lambda line: line["dataset"]):
+        for name, value in line["metrics"].items():
+            values.setdefault(line["dataset"], {}).setdefault(name, []).append(value)
+    print(f"\n{'; '.join(sorted({line['machine'] for line in lines}))}\n")
+    print("\n".join(readme_table(values)))
+    for dataset, metrics in values.items():
+        print(f"\n{dataset}\n")
+        print("\n".join(table(metrics)))
 
 
 if __name__ == "__main__":
