@@ -4,7 +4,6 @@
 """
 
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,11 @@ import torch.nn.functional as F
 from support.command_line import (
     ArgumentParser,
     add_dataset_flags,
-    exit_status,
     picture_file,
+    run,
     write_picture,
 )
-from support.dataset import load_digits
+from support.dataset import ROOT, load_digits
 
 
 def rotate(images, degrees):
@@ -103,69 +102,35 @@ def augment(images, p=0.2, generator=None):
 
 # --- The sample sheet -------------------------------------------------------------------------
 
-
-def draw_samples(digits):
-    """Return a matplotlib Figure: a test digit of each class, and what the operations make of it.
-
-    Args:
-        digits: a `Digits`; the first test image of each class is drawn.
-    """
-    from matplotlib.figure import Figure  # It takes a second to import, and training never draws.
-
-    first = torch.stack([(digits.test_labels == digit).nonzero()[0, 0] for digit in range(10)])
-    original = digits.test_images[first] / 255  # (10, 1, 28, 28)
-    columns = {
-        "Original": original,
-        "Rotation\n10° counter-\nclockwise": rotate(original, 10),
-        "Scale\n90%": scale(original, 0.9),
-        "Translation\n10% right": translate(original, 0.1, 0),
-    }
-    # Two blocks of five digits, measured in pixels: 6 for each of MNIST's.
-    size, gap, left, top, border = 28 * 6, 12, 76, 168, 24
-    block_width = left + 4 * size + 3 * gap
-    width, height = 2 * block_width + border, top + 5 * size + 4 * gap + border
-    figure = Figure(figsize=(width / 200, height / 200), dpi=200, facecolor="0.88")
-    not_mnist = ", not MNIST" if digits.source == "rendered" else ""
-    figure.suptitle(f"Augmentation of {digits.name}{not_mnist}", fontsize=12, y=0.985)
-    for digit in range(10):
-        block, row = divmod(digit, 5)
-        for column, (title, pictures) in enumerate(columns.items()):
-            x = block * block_width + left + column * (size + gap)
-            y = height - top - size - row * (size + gap)
-            ax = figure.add_axes((x / width, y / height, size / width, size / height))
-            # As RGB the greys are drawn as they are; a colour map would round them.
-            rgb = (255 * pictures[digit, 0]).round().byte().unsqueeze(2).expand(-1, -1, 3)
-            ax.imshow(rgb.numpy())
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            if row == 0:
-                ax.set_title(title, fontsize=9)
-            if column == 0:
-                ax.set_ylabel(digit, fontsize=12, rotation=0, ha="right", va="center")
-    return figure
+# Exaggerated, so that the changes are visible.
+SAMPLES = {
+    "Rotation\n10° counter-\nclockwise": lambda images: rotate(images, 10),
+    "Scale\n90%": lambda images: scale(images, 0.9),
+    "Translation\n10% right": lambda images: translate(images, 0.1, 0),
+}
 
 
 def main(argv=None):
     """Draw the sample sheet as the flags say."""
-    parser = ArgumentParser(
-        description="Draw a digit of each class beside its rotated, scaled and shifted forms."
-    )
+    parser = ArgumentParser(description="Draw a digit of each class, and what augmentation does.")
     parser.add_argument(
         "--output",
         type=picture_file,
         metavar="PATH",
         help="picture to write: .png, .pdf or .svg (default: augmentation_samples.png beside "
-        "augment.py, or augmentation_samples_SOURCE.png if the digits are not MNIST's)",
+        "augment.py, or augmentation_samples_NAME.png if the digits are not MNIST's)",
     )
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
+    from support.sheet import draw_samples  # matplotlib takes a second to import.
+
     digits = load_digits(args.dataset, args.data_dir)
     # Only MNIST's sheet is committed, and no other may replace it unasked.
-    name = "augmentation_samples" + ("" if digits.source == "mnist" else f"_{digits.source}")
-    path = args.output or Path(__file__).resolve().with_name(f"{name}.png")
-    write_picture(path, draw_samples, digits)
+    name = "" if digits.name == "MNIST" else "_" + digits.name.removesuffix(" digits")
+    path = args.output or ROOT / f"augmentation_samples{name}.png"
+    write_picture(path, draw_samples, digits, SAMPLES)
     print(f"wrote {path}")
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

@@ -1,12 +1,12 @@
 """What the gates need: `--dataset`, the digits, two runs of model.py, and the table of metrics."""
 
-import logging.handlers
 import os
 import platform
 import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +15,7 @@ import torch
 
 from model import LightweightCNN
 from support.command_line import dataset_name
-from support.dataset import SOURCES, load_digits
-
-pytest_plugins = ["pytester"]  # for tests/; pytest accepts this line only here
-HERE = Path(__file__).resolve().parent
-METRICS = pytest.StashKey[list]()
-WARNINGS = pytest.StashKey[list]()
+from support.dataset import ROOT, SOURCES, load_digits
 
 
 def pytest_addoption(parser):
@@ -33,94 +28,80 @@ def pytest_addoption(parser):
     )
 
 
-def pytest_configure(config):
-    config.stash[METRICS], config.stash[WARNINGS] = [], []
-
-
 @pytest.fixture(scope="session")
 def digits(pytestconfig):
     """The digits under test, as `--dataset` says."""
-    warnings = logging.handlers.BufferingHandler(capacity=100)
-    logging.getLogger("support.dataset").addHandler(warnings)
     digits = load_digits(pytestconfig.getoption("--dataset"))
-    logging.getLogger("support.dataset").removeHandler(warnings)
-    pytestconfig.stash[WARNINGS] += [record.getMessage() for record in warnings.buffer]
+    if digits.name == "rendered digits" and pytestconfig.getoption("--dataset") == "auto":
+        warnings.warn("MNIST is not here: NOTHING WAS TESTED ON MNIST", stacklevel=1)
     return digits
 
 
 # --- The table of metrics ---------------------------------------------------------------------
 
 
+def hold(metrics, gates, dataset, record_property):
+    """Record each metric, kept or not, and fail if one is beyond its bound in `gates`."""
+    unknown = metrics.keys() - gates.keys()
+    assert not unknown, f"no gate for {unknown}: GATES in test_model.py has {list(gates)}"
+    broken = []
+    for name, value in metrics.items():
+        sign, bound, unit = gates[name]
+        kept = value > bound if sign == ">" else value < bound
+        number = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
+        shown = f"{value:.2f}%" if unit == "%" else number + unit
+        limit = f"{bound:,g}{unit}"
+        verdict = "kept" if kept else "**BROKEN**"
+        record_property(name, f"{shown}; {sign} {limit}; {verdict}; {dataset}")
+        if not kept:
+            above = "above" if sign == ">" else "below"
+            broken.append(f"{name}: {shown}, must be {above} {limit}")
+    if broken:
+        raise AssertionError("; ".join(broken))
+
+
 @pytest.fixture
 def gate(request, digits, record_property):
-    """Hold metrics to their bounds in GATES of the test module, and report each, kept or not."""
-    gates = request.module.GATES
-
-    def check(metrics):
-        unknown = metrics.keys() - gates.keys()
-        assert not unknown, f"no gate for {unknown}: GATES in test_model.py has {list(gates)}"
-        broken = []
-        for name, value in metrics.items():
-            sign, bound, unit = gates[name]
-            kept = value > bound if sign == ">" else value < bound
-            if unit:
-                shown = f"{value:.2f}{unit}"
-            else:
-                shown = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
-            limit = f"{bound:,g}{unit}"
-            row = name, shown, f"{sign} {limit}", "kept" if kept else "**BROKEN**", digits.name
-            request.config.stash[METRICS].append(row)
-            record_property(name, ", ".join(row[1:]))
-            if not kept:
-                above = "above" if sign == ">" else "below"
-                broken.append(f"{name}: {shown}, must be {above} {limit}")
-        assert not broken, "; ".join(broken)
-
-    return check
+    """A function that holds metrics, by name, to their bounds in GATES of the test module."""
+    return lambda metrics: hold(metrics, request.module.GATES, digits.name, record_property)
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter):
     """Print the metrics as a Markdown table, and append it to the summary of a GitHub job."""
-    lines = [f"{text}. NOTHING WAS TESTED ON MNIST." for text in config.stash[WARNINGS]]
-    if config.stash[METRICS]:
-        rows = [("metric", "value", "gate", "kept", "dataset"), *config.stash[METRICS]]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows.insert(1, ["-" * width for width in widths])
-        commit = os.environ.get("GITHUB_SHA", "")[:7]
-        versions = f"Python {platform.python_version()}, torch {torch.__version__}, {rows[2][-1]}"
-        lines += [versions + (f", commit {commit}" if commit else ""), ""]
-        for row in rows:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            lines.append(f"| {' | '.join(cells)} |")
-    if not lines:
+    reports = [r for several in terminalreporter.stats.values() for r in several]
+    reports = [r for r in reports if getattr(r, "when", None) == "call" and r.user_properties]
+    rows = [("metric", "value", "gate", "kept", "dataset")]
+    for report in sorted(reports, key=lambda report: report.location[:2]):
+        rows += [(name, *text.split("; ", 3)) for name, text in report.user_properties]
+    if len(rows) == 1:
         return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = [f"Python {platform.python_version()}, torch {torch.__version__}", ""]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append(f"| {' | '.join(cells)} |")
     terminalreporter.section("metrics")
     terminalreporter.write_line("\n".join(lines))
     if os.environ.get("GITHUB_STEP_SUMMARY"):
-        try:
-            with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as summary:
-                summary.write("\n".join(["", *lines, ""]))
-        except OSError as error:
-            terminalreporter.write_line(f"WARNING: no summary of the job: {error}")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def versions(record_testsuite_property):
-    """Put the versions into the JUnit report too."""
-    record_testsuite_property("Python", platform.python_version())
-    record_testsuite_property("torch", torch.__version__)
+        with Path(os.environ["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as summary:
+            summary.write("\n".join(["", *lines, ""]))
 
 
 # --- Two runs of model.py ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def runs(digits, tmp_path_factory):
-    """`python model.py` without and with `--augment`, started side by side, in New York's time."""
-    runs = {}
-    for name, flags in {"default": ("--report", "report.png"), "augmented": ("--augment",)}.items():
-        folder = tmp_path_factory.mktemp(name)
-        command = [sys.executable, HERE / "model.py", "--dataset", digits.source, *flags]
+def start(digits, pytestconfig, tmp_path_factory):
+    """A function that starts model.py on the same digits, on a computer set to New York's time."""
+    dataset = pytestconfig.getoption("--dataset")
+    if dataset == "auto":  # A second process must not search, and warn, again.
+        dataset = "mnist" if digits.name == "MNIST" else "rendered"
+    processes = []
+
+    def start(*flags):
+        folder = tmp_path_factory.mktemp("run")
+        command = [sys.executable, ROOT / "model.py", "--dataset", dataset, *flags]
         process = subprocess.Popen(
             [*command, "--save-model", "weights.pt"],
             cwd=folder,
@@ -129,11 +110,13 @@ def runs(digits, tmp_path_factory):
             stderr=subprocess.PIPE,
             text=True,
         )
-        runs[name] = SimpleNamespace(process=process, folder=folder, started=time.time())
-    yield runs
-    for run in runs.values():
-        run.process.kill()
-        run.process.communicate()
+        processes.append(process)
+        return SimpleNamespace(process=process, folder=folder, started=time.time())
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def finished(run):
@@ -153,11 +136,23 @@ def finished(run):
     )
 
 
+# Each run starts when a test first needs it. Who asks for both before waiting, has them side by
+# side.
 @pytest.fixture(scope="session")
-def default_run(runs):
-    return finished(runs["default"])
+def default_start(start):
+    return start("--report", "report.png")
 
 
 @pytest.fixture(scope="session")
-def augmented_run(runs):
-    return finished(runs["augmented"])
+def augmented_start(start):
+    return start("--augment")
+
+
+@pytest.fixture(scope="session")
+def default_run(default_start):
+    return finished(default_start)
+
+
+@pytest.fixture(scope="session")
+def augmented_run(augmented_start):
+    return finished(augmented_start)

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import model
 from augment import augment
-from support.command_line import ArgumentParser, exit_status, positive_int
+from support.command_line import ArgumentParser, positive_int, run
 from support.dataset import SOURCES, DataError, load_digits
 from test_model import (
     GATES,
@@ -51,38 +51,35 @@ load_digits = functools.cache(load_digits)  # once in each process
 
 
 def trained(seed, digits, build=model.LightweightCNN, **options):
-    """Return a trained network and the accuracy of its first epoch."""
+    """Return a trained network and what `train` returns of its first epoch."""
     torch.manual_seed(seed)
     network = build()
-    history = model.train(network, digits.images, digits.labels, **options)
-    return network, history[0][-1].accuracy
-
-
-def test_accuracy(network, digits):
-    return model.evaluate(network, digits.test_images, digits.test_labels)
+    return network, model.train(network, digits, **options)[0]
 
 
 def default_run(seed, digits):
     """The metrics of `python model.py`."""
-    network, first_epoch = trained(seed, digits)
+    network, epoch = trained(seed, digits)
     metrics = {
-        "first epoch accuracy": first_epoch,
-        "test accuracy": test_accuracy(network, digits),
+        "first epoch accuracy": epoch.progress[-1].accuracy,
+        "test accuracy": epoch.test_accuracy,
     }
-    if digits.source == "rendered":
+    if digits.name == "rendered digits":
         with contextlib.suppress(DataError):
-            metrics["test accuracy on MNIST"] = test_accuracy(network, load_digits("mnist"))
+            mnist = load_digits("mnist")
+            accuracy = model.evaluate(network, mnist.test_images, mnist.test_labels)
+            metrics["test accuracy on MNIST"] = accuracy
     return metrics
 
 
 def other_gates(seed, digits):
     """The metrics of `python model.py --augment`, and of the networks trained on thirds."""
-    _, first_epoch = trained(seed, digits, transform=augment)
+    _, epoch = trained(seed, digits, transform=augment)
     plain, augmented = train_thirds(digits, seed)
     logits = [model.predict(network, digits.test_images) for network in plain]
     images = digits.test_images / 255
     return {
-        "first epoch accuracy, augmented": first_epoch,
+        "first epoch accuracy, augmented": epoch.progress[-1].accuracy,
         "test accuracy, mean of three": mean_accuracy(plain, digits.test_images, digits),
         "lowest digit": recalls(logits, digits.test_labels).min().item(),
         "accuracy, noise 0.1": mean_accuracy(plain, noisy(images, 0.1), digits),
@@ -102,16 +99,16 @@ def mlp():
 
 def comparison(seed, digits):
     """The linear schedule, without and with `--augment`, and two simpler networks."""
-    linear, _ = trained(seed, digits, lr_schedule="linear")
-    both, _ = trained(seed, digits, lr_schedule="linear", transform=augment)
+    linear, epoch = trained(seed, digits, lr_schedule="linear")
+    both, epoch_of_both = trained(seed, digits, lr_schedule="linear", transform=augment)
     images = moved(digits.test_images / 255)
     return {
-        "test accuracy, linear": test_accuracy(linear, digits),
-        "test accuracy, linear, augmented": test_accuracy(both, digits),
+        "test accuracy, linear": epoch.test_accuracy,
+        "test accuracy, linear, augmented": epoch_of_both.test_accuracy,
         "moved digits, linear": mean_accuracy([linear], images, digits),
         "moved digits, linear, augmented": mean_accuracy([both], images, digits),
-        "softmax regression": test_accuracy(trained(seed, digits, softmax_regression)[0], digits),
-        "MLP of 11,140 parameters": test_accuracy(trained(seed, digits, mlp)[0], digits),
+        "softmax regression": trained(seed, digits, softmax_regression)[1].test_accuracy,
+        "MLP of 11,140 parameters": trained(seed, digits, mlp)[1].test_accuracy,
     }
 
 
@@ -276,4 +273,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(run(main))

@@ -23,7 +23,7 @@ SCRIPTS = {
     "ours, augmented": ("model", "--dataset", "mnist", "--augment"),
     "textbook": ("textbook",),
 }
-PHASES = {"load_digits": "loading", "train": "epoch", "evaluate": "evaluation"}
+PHASES = {"load_digits": "loading", "train": "epoch", "evaluate": "evaluation"}  # nested, too
 
 
 def measured(script, *flags):
@@ -46,9 +46,9 @@ def measured(script, *flags):
     for name, phase in PHASES.items():
         if hasattr(module, name):
             setattr(module, name, timed(getattr(module, name), phase))
-    from support.command_line import exit_status  # It imports torch, which the script pays for.
+    from support.command_line import run  # It imports torch, which the script pays for.
 
-    status = exit_status(module.main, flags)
+    status = run(module.main, flags)
     print(json.dumps(seconds))
     return status
 

@@ -13,14 +13,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from model import LightweightCNN
 
-DATA_DIR = (
-    Path(__file__).resolve().parent.parent
-    / Path(os.environ.get("MNIST_DATA_DIR") or "data").expanduser()
-)
+DATA_DIR = os.environ.get("MNIST_DATA_DIR") or Path(__file__).resolve().parent.parent / "data"
 
 
 class TextbookCNN(LightweightCNN):
     """With the activation before the pool, and in torch's default memory format."""
+
+    def __init__(self):
+        super().__init__()
+        self.to(memory_format=torch.contiguous_format)
 
     def forward(self, x):
         x = F.max_pool2d(F.leaky_relu(self.bn1(self.conv1(x)), 0.1), 2)

@@ -1,62 +1,49 @@
-"""What the scripts share on the command line: flags and their checks, pictures, exit status."""
+"""What the scripts share: types of flags, files that appear whole, exit status, one thread."""
 
 import argparse
 import contextlib
-import errno
 import io
 import math
 import os
+import secrets
+import stat
 import sys
+import tempfile
 from pathlib import Path
 
+import torch
+
 from support.dataset import SOURCES, DataError
-from support.files import check_writable, expand_user, write_whole
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Like argparse's, but help shows every default that is a value; errors are one line."""
+    """Like argparse's, but help shows every default that is a value."""
 
     def add_argument(self, *names, **options):
         if options.get("default") not in (None, argparse.SUPPRESS):
             options["help"] += " (default: %(default)s)"
         return super().add_argument(*names, **options)
 
-    def error(self, message):
-        super().error(one_line(message))
 
-
-def one_line(text):
-    """Return `text` with line breaks, as a path may contain them, written as backslash and n."""
-    return "\\n".join(str(text).splitlines())
-
-
-# --- Types of flags ---------------------------------------------------------------------------
-
-
-def number(kind, description, text):
-    """Return `kind(text)`, int or float, with an error that says what was wanted."""
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be {description}, got {text!r}") from error
+# --- Types of flags: argparse turns a ValueError into "invalid positive_int value: 'x'" ---------
 
 
 def positive_int(text):
-    value = number(int, "a whole number", text)
+    value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text!r}")
     return value
 
 
 def seed(text):
-    value = number(int, "a whole number", text)
+    value = int(text)
     if not 0 <= value < 2**64:
         raise argparse.ArgumentTypeError(f"must be from 0 to 2**64 - 1, got {text!r}")
     return value
 
 
 def learning_rate(text):
-    value = number(float, "a number", text)
+    value = float(text)
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"must be finite and above 0, got {text!r}")
     return value
@@ -72,18 +59,21 @@ def dataset_name(text):
 
 
 def output_file(text):
-    """The Path of a file that can be written: a bad path is found before the work, not after it.
+    """The Path of a regular file that can be written: a bad path is found before the work.
 
-    A symbolic link stands for the file that it points to.
+    A symbolic link stands for the file that it points to. An existing file is not changed.
     """
-    if not text or text.endswith(("/", os.sep)):
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder; add the name of a file")
     try:
-        path = expand_user(text).resolve()
-        check_writable(path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
-        reason = getattr(error, "strerror", None) or error
-        raise argparse.ArgumentTypeError(f"cannot write {text}: {reason}") from error
+        path = Path(text).expanduser().resolve()
+        if path.is_dir() or text.endswith(("/", os.sep)):
+            raise argparse.ArgumentTypeError(f"{text!r} is a folder; add the name of a file")
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise argparse.ArgumentTypeError(f"{text!r} is not a regular file")
+            path.open("r+b").close()  # Tried, since os.access() is unreliable.
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from error
     return path
 
 
@@ -107,14 +97,24 @@ def add_dataset_flags(parser):
     )
     parser.add_argument(
         "--data-dir",
-        default=os.environ.get("MNIST_DATA_DIR") or "data",
         metavar="DIR",
-        help="folder that contains MNIST/raw; a relative path is relative to the folder of "
-        "model.py. $MNIST_DATA_DIR sets the default",
+        help="folder that contains MNIST/raw (default: $MNIST_DATA_DIR, or data beside model.py)",
     )
 
 
-# --- Pictures and exit status -----------------------------------------------------------------
+# --- Files, exit status, threads --------------------------------------------------------------
+
+
+def write_whole(path, content):
+    """Write bytes to `path`, whole or not at all. Raises OSError."""
+    part = path.with_name(f"{path.name[:40]}.{secrets.token_hex(8)}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_picture(path, draw, *args):
@@ -130,44 +130,46 @@ def write_picture(path, draw, *args):
     write_whole(path, picture.getvalue())
 
 
-def is_closed_pipe(error):
-    """Tell whether nobody reads our output any more. Windows says EINVAL (cpython issue 79935)."""
-    return isinstance(error, BrokenPipeError) or (
-        sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
-    )
+@contextlib.contextmanager
+def one_thread():
+    """Limit torch to one thread, then restore the previous number; also a decorator.
+
+    On so small a network a second thread gains little. It costs a lot beside another busy process,
+    because every operation waits for its slowest thread. And the order of summation, and so the
+    weights, would depend on the number of threads.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-def exit_status(main, argv=None):
+def run(main, argv=None):
     """Run `main(argv)` and return the status that its process should exit with.
 
-    0: done. 1: unusable data, a loss or weights that are not finite, too little memory, or a file
-    that cannot be written; stderr says which in one line. 130: Ctrl-C. 141: the output pipe was
-    closed, as by `| head -3`. argparse exits with 2 by itself.
+    0: done. 1: unusable data, a loss that is not finite, too little memory, or a file that cannot
+    be written; stderr says which in one line. 130: Ctrl-C. 141: the output pipe was closed, as by
+    `| head -3`. argparse exits with 2 by itself.
     """
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the shell, or a program without a console
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
+    if sys.stdout is not None:  # It is None in a program without a console.
         sys.stdout.reconfigure(errors="replace")  # A terminal may lack some letters of a path.
-    if "ipykernel" not in sys.modules:
-        # matplotlib checks this variable on import. To write files, any backend will do; but a
-        # notebook goes on to use its own.
-        os.environ["MPLBACKEND"] = "agg"
     try:
         main(argv)
-        sys.stdout.flush()  # Here, not at exit, an error can still be reported.
+        print(end="", flush=True)  # Here, not at exit, an error can still be reported.
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 141
     except (DataError, FloatingPointError, OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, OSError) and is_closed_pipe(error):
-            with contextlib.suppress(OSError):  # A stream without a file needs no such care.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for exit's flush
-            return 141
         # torch has no class of its own for memory that the processor cannot have.
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
             error = "out of memory"
         elif isinstance(error, RuntimeError):
             raise
-        print(f"{Path(sys.argv[0]).name}: error: {one_line(error)}", file=sys.stderr)
+        text = " ".join(str(error).split())  # one line, whatever a path or a library puts into it
+        print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
         return 1
     return 0

@@ -1,11 +1,11 @@
 """Your own digit, read from a picture file and prepared as MNIST's digits were."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 
 from support.dataset import DataError
-from support.files import expand_user
-from support.rendered import centred
 
 
 def read_picture(path):
@@ -21,7 +21,7 @@ def read_picture(path):
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(expand_user(path)) as file:
+        with Image.open(Path(path).expanduser()) as file:
             picture = ImageOps.exif_transpose(file).convert("RGBA")
     except Exception as error:  # Pillow raises many kinds, SyntaxError among them.
         reason = getattr(error, "strerror", None) or error
@@ -45,3 +45,15 @@ def read_picture(path):
     down, right = 28 - size[0], 28 - size[1]
     image = F.pad(ink, (right // 2, right - right // 2, down // 2, down - down // 2))  # (28, 28)
     return centred(image[None]).mul(255).round().byte().unsqueeze(1)
+
+
+def centred(images):
+    """Shift images, float `(N, 28, 28)`, by whole pixels, to centre their mass."""
+    axis = torch.arange(28)
+    mass = images.sum((1, 2))
+    down = ((images.sum(2) @ axis.float()) / mass - 13.5).round().long()  # (N,)
+    right = ((images.sum(1) @ axis.float()) / mass - 13.5).round().long()
+    rows = 14 + axis + down[:, None]  # (N, 28)
+    columns = 14 + axis + right[:, None]
+    padded = F.pad(images, (14, 14, 14, 14))  # (N, 56, 56), black outside
+    return padded[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None]]

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from support.threads import one_thread
+from support.command_line import one_thread
+from support.picture import centred
 
 # For every digit the digit itself, then characters that look like handwritten forms of it: a plain
 # stroke for 1, a looped 2, an open 4, a 9 with a straight back.
@@ -93,15 +94,3 @@ def render(count, seed):
         image = ((image - uniform(0.2, 0.45, n).view(n, 1, 1)) * 3 + 0.5).clamp(0, 1)
         images.append(centred(image).mul(255).round().byte())
     return torch.cat(images).unsqueeze(1), labels
-
-
-def centred(images):
-    """Shift images, float `(N, 28, 28)`, by whole pixels, to centre their mass."""
-    axis = torch.arange(28)
-    mass = images.sum((1, 2))
-    down = ((images.sum(2) @ axis.float()) / mass - 13.5).round().long()  # (N,)
-    right = ((images.sum(1) @ axis.float()) / mass - 13.5).round().long()
-    rows = 14 + axis + down[:, None]  # (N, 28)
-    columns = 14 + axis + right[:, None]
-    padded = F.pad(images, (14, 14, 14, 14))  # (N, 56, 56), black outside
-    return padded[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None]]

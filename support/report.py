@@ -30,12 +30,11 @@ def most_confident_mistakes(labels, logits, count=20):
     return indices, confidence[indices]
 
 
-def draw_report(history, test_accuracies, digits, logits, seed):
+def draw_report(history, digits, logits, seed):
     """Return a matplotlib Figure: learning curves, confusion matrix, most confident mistakes.
 
     Args:
         history: what `model.train` returned.
-        test_accuracies: in percent, one for each epoch.
         digits: the `Digits` that the network was trained and tested on.
         logits: the network's logits of the test images, float `(N, 10)`.
         seed: of the run, for the title.
@@ -51,36 +50,36 @@ def draw_report(history, test_accuracies, digits, logits, seed):
         top, bottom = figure.subfigures(2, 1, height_ratios=(5, 1.3 * rows), facecolor="0.88")
         draw_mistakes(bottom, rows, digits, predictions, indices, confidence)
     left, right = top.subfigures(1, 2, facecolor="0.88")
-    draw_curves(left, history, test_accuracies)
+    draw_curves(left, history)
     draw_confusion(right.subplots(), confusion_matrix(digits.test_labels, predictions))
-    name = "Rendered digits, not MNIST" if digits.source == "rendered" else digits.name
     figure.suptitle(
-        f"{name}: {test_accuracies[-1]:.2f}% test accuracy "
+        f"{digits.name}: {history[-1].test_accuracy:.2f}% test accuracy "
         f"({len(predictions):,} images, seed {seed})"
     )
     return figure
 
 
-def draw_curves(figure, history, test_accuracies):
+def draw_curves(figure, history):
     """Draw loss and accuracy over the batches; the running means restart with each epoch."""
     loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
-    per_epoch = history[0][-1].batch
-    for epoch, progress in enumerate(history):
+    per_epoch = history[0].progress[-1].batch
+    for epoch, (progress, _) in enumerate(history):
         batches = [epoch * per_epoch + p.batch for p in progress]
         loss_axes.plot(batches, [p.loss for p in progress], "k.-")
         accuracy_axes.plot(batches, [p.accuracy for p in progress], "k.-")
     end = len(history) * per_epoch
     if len(history) > 1:
         ends = range(per_epoch, end + 1, per_epoch)
-        accuracy_axes.plot(ends, test_accuracies, "D", color="0.5", label="Test accuracy")
+        accuracies = [epoch.test_accuracy for epoch in history]
+        accuracy_axes.plot(ends, accuracies, "D", color="0.5", label="Test accuracy")
     accuracy_axes.axhline(95, color="0.4", linestyle="--", label="95%")
     accuracy_axes.legend()
-    loss, accuracy = history[-1][-1].loss, history[-1][-1].accuracy
+    _, loss, accuracy = history[-1].progress[-1]
     below, above = {"va": "top", "ha": "right"}, {"va": "bottom", "ha": "right"}
     offset = {"textcoords": "offset points"}
     loss_axes.annotate(f"{loss:.4f}", (end, loss), (0, 6), **above, **offset)
     accuracy_axes.annotate(f"{accuracy:.2f}%", (end, accuracy), (0, -7), **below, **offset)
-    highest = max(p.loss for progress in history for p in progress)
+    highest = max(p.loss for epoch in history for p in epoch.progress)
     loss_axes.set(
         title="Training loss, running mean", ylim=(0, 1.2 * highest), xlim=(0, 1.03 * end)
     )

@@ -6,58 +6,58 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torchvision.datasets import MNIST
 
 from support import dataset
 from support.dataset import Digits
 
 
+@pytest.fixture(autouse=True)
+def plain_output(monkeypatch):
+    """From Python 3.14 on, argparse colours its help where FORCE_COLOR is set."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 @pytest.fixture
 def few_digits(digits, monkeypatch):
     """320 training and 100 test images, which `model.main` gets too."""
-    few = Digits(
-        digits.images[:320],
-        digits.labels[:320],
-        digits.test_images[:100],
-        digits.test_labels[:100],
-        digits.source,
-    )
+    few = Digits(*(tensor[:320] for tensor in digits[:4]), digits.name)
+    few = few._replace(test_images=few.test_images[:100], test_labels=few.test_labels[:100])
     monkeypatch.setattr("model.load_digits", lambda *_: few)
     return few
 
 
 @pytest.fixture
 def tiny_mnist(tmp_path, monkeypatch):
-    """A data folder with seven and three random images, whose checksums count as published.
+    """A data folder with twenty and ten random images, whose checksums count as MNIST's.
 
     Downloads go to a port of this machine where nobody listens: no test uses the internet.
     """
-    from torchvision.datasets import MNIST  # It takes a second to import; few tests need it.
-
     folder = tmp_path / "digits"
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    files, tensors = {}, []
+    tensors = []
     generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 7), ("t10k", 3)):
-        images = torch.randint(256, (count, 28, 28), dtype=torch.uint8, generator=generator)
-        labels = torch.randint(10, (count,), dtype=torch.uint8, generator=generator)
+    for split, count in (("train", 20), ("t10k", 10)):
+        images = torch.randint(200, (count, 28, 28), dtype=torch.uint8, generator=generator)
+        labels = torch.arange(count, dtype=torch.uint8) % 10
         tensors += [images.unsqueeze(1), labels.long()]
-        for name, header, values in (
-            (f"{split}-images-idx3-ubyte", struct.pack(">4I", 2051, count, 28, 28), images),
-            (f"{split}-labels-idx1-ubyte", struct.pack(">2I", 2049, count), labels),
-        ):
-            content = header + bytes(values.flatten().tolist())
-            (raw / name).write_bytes(content)
-            files[name] = len(content), hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(dataset, "MNIST_FILES", files)
+        pixels, classes = images.numpy().tobytes(), labels.numpy().tobytes()
+        header = struct.pack(">4I", 2051, count, 28, 28)
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + pixels)
+        header = struct.pack(">2I", 2049, count)
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + classes)
+        digest = hashlib.sha256(pixels + classes).hexdigest()
+        monkeypatch.setitem(dataset.SHA256, split, digest)
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    return SimpleNamespace(folder=folder, raw=raw, digits=Digits(*tensors, "mnist"))
+    return SimpleNamespace(folder=folder, raw=raw, digits=Digits(*tensors, "MNIST"))
 
 
 @pytest.fixture
 def tiny_rendered(monkeypatch):
     """Ten grey squares instead of 70,000 rendered digits."""
-    squares = torch.full((10, 1, 28, 28), 128, dtype=torch.uint8), torch.arange(10)
+    squares = torch.full((10, 1, 28, 28), 100, dtype=torch.uint8), torch.arange(10)
     monkeypatch.setattr("support.rendered.render", lambda count, seed: squares)
-    return squares
+    return Digits(*squares, *squares, "rendered digits")

@@ -1,15 +1,14 @@
-"""Oracles, small networks and processes for the tests."""
+"""Oracles, a small network and processes for the tests."""
 
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-HERE = Path(__file__).resolve().parent.parent
+from support.dataset import ROOT, Digits
 
 
 def plain_logits(network, x):
@@ -38,10 +37,11 @@ class Recorder(nn.Module):
         return self.linear(x[:, :, 0, 0])
 
 
-def numbered_images(count):
-    """Float images whose first pixel is their index, and labels 0, 1, ..., 9, 0, ..."""
+def numbered_digits(count):
+    """Digits whose training images have their index as every pixel, and labels 0 to 9 in turn."""
     index = torch.arange(count)
-    return index.float().view(-1, 1, 1, 1).expand(-1, 1, 28, 28), index % 10
+    images = index.byte().view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
+    return Digits(images, index % 10, images[:10], index[:10] % 10, "numbers")
 
 
 def masked(line):
@@ -51,9 +51,7 @@ def masked(line):
     return re.sub(r": (1\d| |)\d\d?\.\d\d%", ": ##.##%", line)
 
 
-def run_python(*arguments, cwd=HERE, **options):
+def run_python(*arguments, **options):
     """Run Python to its end and return the CompletedProcess, with its output as text."""
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options
-    )
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)

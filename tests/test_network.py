@@ -1,4 +1,4 @@
-"""The network matches README's table, and can be edited and used like any other module."""
+"""The network matches README's table, and can be edited and exported like any other module."""
 
 import copy
 import math
@@ -9,9 +9,13 @@ import torch
 import torch.nn.functional as F
 from helpers import plain_logits
 from torch import nn
-from torch.func import functional_call, grad, vmap
 
 from model import LightweightCNN, evaluate, train
+from support.dataset import Digits
+
+# Noise and not digits: no two pixels of a pooling window are equal, so its maximum is one pixel.
+X = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(32) % 10
 
 
 @pytest.fixture
@@ -21,11 +25,6 @@ def network():
     network = LightweightCNN()
     network(torch.rand(32, 1, 28, 28))
     return network
-
-
-# Noise and not digits: no two pixels of a pooling window are equal, so its maximum is one pixel.
-X = torch.rand(32, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(32) % 10
 
 
 def test_shape_after_every_layer(network):
@@ -65,7 +64,7 @@ def test_equals_the_plainly_written_network(training):
         network = LightweightCNN()
         network(torch.rand(32, 1, 28, 28))
         network.train(training)
-        plain = copy.deepcopy(network)
+        plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
         torch.manual_seed(seed)
         logits = network(X)
         torch.manual_seed(seed)
@@ -95,29 +94,26 @@ def test_fresh_network_overfits_one_batch(digits):
     torch.manual_seed(0)
     network = LightweightCNN()
     images, labels = digits.images[:32], digits.labels[:32]
-    history = train(network, images, labels, epochs=60)
-    assert history[-1][-1].loss < 0.1, "60 updates do not suffice: is the learning rate too small?"
+    history = train(network, Digits(images, labels, images, labels, "few"), epochs=60)
+    loss = history[-1].progress[-1].loss
+    assert loss < 0.1, f"the loss is {loss:.2f} after 60 updates: is the learning rate too small?"
     assert evaluate(network, images, labels) == 100
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 28, 28), (4, 1, 32, 32), (4, 1, 28, 14), (4, 784)])
+SHAPES = [(4, 3, 28, 28), (4, 1, 32, 32), (4, 1, 28, 1), (4, 1, 1, 28), (4, 28, 28), (4, 784)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_images_of_another_shape_are_refused(network, shape):
-    """By an error that names the shape they must have. A colour image is not taken for three."""
-    with pytest.raises(RuntimeError, match=r"1, 28, 28\]"):
+    """By an error that names the shape they must have. Nothing is broadcast."""
+    with pytest.raises(AssertionError, match=r"shape \(N, 1, 28, 28\)"):
         network(torch.rand(shape))
 
 
-# --- What students change ---------------------------------------------------------------------
-
 EDITS = {
-    "LeakyReLU before the pool": lambda bn: nn.Sequential(bn, nn.LeakyReLU(0.1)),
-    "SiLU in stage one": lambda bn: nn.Sequential(bn, nn.SiLU()),
-    "Dropout2d in stage one": lambda bn: nn.Sequential(bn, nn.Dropout2d(0.1)),
     "GroupNorm": lambda bn: nn.GroupNorm(1, bn.num_features),
-    "BatchNorm2d without weights": lambda bn: nn.BatchNorm2d(bn.num_features, affine=False),
-    "InstanceNorm2d": lambda bn: nn.InstanceNorm2d(bn.num_features),
     "no normalization": lambda bn: nn.Identity(),
-    "an extra depthwise convolution": lambda bn: nn.Sequential(
+    "another convolution": lambda bn: nn.Sequential(
         nn.Conv2d(bn.num_features, bn.num_features, 3, padding=1, groups=bn.num_features), bn
     ),
 }
@@ -127,121 +123,14 @@ EDITS = {
 def test_edited_network_trains(network, edit):
     """A changed first stage learns a batch: gradients reach all that is left, the loss falls."""
     network.bn1 = EDITS[edit](network.bn1)
-    history = train(network, X, Y, epochs=15)
+    images = (255 * X).byte()
+    history = train(network, Digits(images, Y, images, Y, "noise"), epochs=15)
     assert all(p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
-    assert history[-1][-1].loss < history[0][-1].loss - 0.2, "15 updates hardly lower the loss"
-    assert network(X).isfinite().all()
-
-
-def test_frozen_batch_norm(network):
-    """`bn1.eval()` while training: its statistics stay, everything still gets a gradient."""
-    network.train().bn1.eval()
-    before = network.bn1.running_mean.clone()
-    F.cross_entropy(network(X), Y).backward()
-    assert torch.equal(network.bn1.running_mean, before)
-    assert all(p.grad.any() for p in network.parameters())
-
-
-# --- What tools do ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layer", ["conv1", "bn1"])
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_forward_hook_reads_the_output(network, layer, training):
-    """As NumPy array and as tensor."""
-    seen = []
-    getattr(network.train(training), layer).register_forward_hook(
-        lambda _, inputs, output: seen.append((output.detach().numpy(), output.mean().item()))
-    )
-    with torch.no_grad():
-        network(X)
-    (array, mean), *_ = seen
-    assert array.shape == (32, network.conv1.out_channels, 28, 28)
-    assert mean == pytest.approx(float(array.mean()), abs=1e-5)
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_autocast(network, training):
-    """bfloat16 has eight significant bits: logits to 0.2, and finite gradients everywhere."""
-    network.train(training)
-    network.dropout.p = 0.0
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = network(X)
-    assert logits.dtype == torch.bfloat16
-    torch.testing.assert_close(logits.float(), network(X), atol=0.2, rtol=0)
-    F.cross_entropy(logits.float(), Y).backward()
-    assert all(p.grad.isfinite().all() for p in network.parameters())
-
-
-def test_per_sample_gradients(network):
-    """`torch.func.vmap` over single images gives what a loop over them gives."""
-    network.eval()
-    parameters = {name: p.detach() for name, p in network.named_parameters()}
-
-    def loss(parameters, x, y):
-        return F.cross_entropy(functional_call(network, parameters, (x[None],)), y[None])
-
-    gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, X[:4], Y[:4])
-    for i in range(4):
-        alone = grad(loss)(parameters, X[i], Y[i])
-        for name, gradient in alone.items():
-            torch.testing.assert_close(gradients[name][i], gradient, atol=1e-5, rtol=1e-3)
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_double_backward(network, training):
-    """The gradient of a gradient's norm, as a gradient penalty needs it."""
-    x = X[:4].clone().requires_grad_()
-    loss = F.cross_entropy(network.train(training)(x), Y[:4])
-    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
-    gradient.square().sum().backward()
-    assert x.grad.isfinite().all()
-    assert x.grad.any()
-    assert network.fc2.weight.grad.any()
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_batches_of_none_and_one(network, count):
-    with torch.no_grad():
-        assert network.eval()(X[:count]).shape == (count, 10)
+    fall = history[0].progress[-1].loss - history[-1].progress[-1].loss
+    assert fall > 0.2, f"15 updates lower the loss by {fall:.2f} only"
 
 
 def test_torch_export_with_any_batch_size(network):
     batch = torch.export.Dim("batch", min=1)
     exported = torch.export.export(network.eval(), (X,), dynamic_shapes=({0: batch},))
     torch.testing.assert_close(exported.module()(X[:7]), network(X[:7]), atol=1e-5, rtol=0)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
-def test_jit_trace_with_any_batch_size(network):
-    traced = torch.jit.trace(network.eval(), X)
-    torch.testing.assert_close(traced(X[:7]), network(X[:7]), atol=1e-5, rtol=0)
-
-
-def test_fx_trace(network):
-    traced = torch.fx.symbolic_trace(network.eval())
-    assert torch.equal(traced(X), network(X))
-
-
-def test_float64(network):
-    expected = network.eval()(X)
-    torch.testing.assert_close(network.double()(X.double()).float(), expected, atol=1e-4, rtol=0)
-
-
-STRIDED = {
-    "every second image": torch.rand(64, 1, 28, 28)[::2],
-    "every second pixel": torch.rand(32, 1, 56, 56)[:, :, ::2, ::2],
-    "transposed": torch.rand(32, 1, 28, 28).transpose(2, 3),
-    "one image repeated": torch.rand(1, 1, 28, 28).expand(32, 1, 28, 28),
-    "channels last": torch.rand(32, 28, 28, 1).permute(0, 3, 1, 2),
-    "one of three channels": torch.rand(32, 3, 28, 28)[:, 1:2],
-}
-
-
-@pytest.mark.parametrize("form", STRIDED)
-def test_strided_input(network, form):
-    x = STRIDED[form]
-    with torch.no_grad():
-        logits = network.eval()(x)
-        torch.testing.assert_close(logits, network(x.clone().contiguous()), atol=1e-5, rtol=0)

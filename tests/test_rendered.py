@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from support.dataset import load_digits
-from support.rendered import centred, draw_glyphs, render
+from support.picture import centred
+from support.rendered import draw_glyphs, render
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def test_rendered_digits_look_like_mnist(rendered):
     assert x.mean() == pytest.approx(0.1307, abs=0.03)
     assert x[:, [0, -1]].mean() < 0.01, "the margin is black"
     assert x.amax((1, 2)).min() > 0.5, "no digit is blank"
+    assert x.max() == 1, "white is 255"
 
 
 def population(images):

@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from model import Progress
+from model import Epoch, Progress
 from support.dataset import Digits
 from support.report import confusion_matrix, draw_report, most_confident_mistakes
 
@@ -41,7 +41,7 @@ def test_mistakes_are_ranked_as_by_a_plain_loop(count):
     assert confidence.tolist() == [pytest.approx(share, rel=1e-5) for share, _ in ranked[:count]]
 
 
-def hand_built(mistakes, source="mnist"):
+def hand_built(mistakes, name="MNIST"):
     """60 test digits, image i grey of shade i and predicted as i % 10, and their logits.
 
     The first `mistakes` of them are wrong, the more confidently the higher i is.
@@ -52,17 +52,18 @@ def hand_built(mistakes, source="mnist"):
     labels = index % 10
     labels[:mistakes] = 9 - labels[:mistakes]  # never the digit itself
     images = index.byte().view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
-    return Digits(images, labels, images, labels, source), logits
+    return Digits(images, labels, images, labels, name), logits
 
 
-ONE_EPOCH = [[Progress(2, 2.0, 50.0), Progress(3, 1.5, 60.0)]]
-TWO_EPOCHS = [*ONE_EPOCH, [Progress(2, 0.5, 90.0), Progress(3, 0.4, 91.0)]]
+ONE_EPOCH = [Epoch([Progress(2, 2.0, 50.0), Progress(3, 1.5, 60.0)], 55.0)]
+TWO_EPOCHS = [*ONE_EPOCH, Epoch([Progress(2, 0.5, 90.0), Progress(3, 0.4, 91.0)], 58.33)]
+SHORT = [Epoch([Progress(3, 1.5, 60.0)], 55.0)]
 
 
 def test_report_shows_history_counts_and_mistakes():
     """Lines, numbers and titles of the figure, for two epochs and 25 mistakes."""
     digits, logits = hand_built(25)
-    figure = draw_report(TWO_EPOCHS, [55.0, 58.33], digits, logits, seed=7)
+    figure = draw_report(TWO_EPOCHS, digits, logits, seed=7)
     figure.draw_without_rendering()
     assert figure.get_suptitle() == "MNIST: 58.33% test accuracy (60 images, seed 7)"
     *mistakes, loss, accuracy, matrix = figure.axes
@@ -91,10 +92,10 @@ def test_report_shows_history_counts_and_mistakes():
         assert ax.images[0].get_clim() == (0, 255)
 
 
-@pytest.mark.parametrize("history", [TWO_EPOCHS, ONE_EPOCH, [ONE_EPOCH[0][1:]]], ids=len)
+@pytest.mark.parametrize("history", [TWO_EPOCHS, ONE_EPOCH, SHORT])
 def test_end_values_are_inside_their_axes(history):
     """However short the curves are; both axes of the loss start at 0."""
-    figure = draw_report(history, [55.0] * len(history), *hand_built(1), seed=7)
+    figure = draw_report(history, *hand_built(1), seed=7)
     figure.draw_without_rendering()
     loss, accuracy = figure.axes[-3:-1]
     assert loss.get_ylim()[0] == loss.get_xlim()[0] == 0
@@ -106,7 +107,7 @@ def test_end_values_are_inside_their_axes(history):
 
 
 def test_one_epoch_has_no_points_of_test_accuracy():
-    figure = draw_report(ONE_EPOCH, [58.33], *hand_built(1), seed=7)
+    figure = draw_report(ONE_EPOCH, *hand_built(1), seed=7)
     accuracy = figure.axes[-2]
     assert len(accuracy.lines) == 2, "the curve and the 95% line"
 
@@ -114,9 +115,10 @@ def test_one_epoch_has_no_points_of_test_accuracy():
 @pytest.mark.parametrize(("mistakes", "rows"), [(0, 0), (1, 1), (10, 1), (11, 2), (19, 2), (20, 2)])
 def test_area_of_the_mistakes_is_as_large_as_needed(mistakes, rows):
     """Without mistakes there is neither an empty area nor its heading."""
-    figure = draw_report(ONE_EPOCH, [58.33], *hand_built(mistakes), seed=7)
+    figure = draw_report(ONE_EPOCH, *hand_built(mistakes), seed=7)
     *shown, _, _, _ = figure.axes
     assert len(shown) == 10 * rows
+    assert figure.get_figheight() == pytest.approx(5.2 + 1.3 * rows)
     assert sum(bool(ax.get_title()) for ax in shown) == mistakes
     assert not any(ax.axison for ax in shown), "no frame around nothing"
     headings = [part.get_suptitle() for part in figure.subfigs]
@@ -125,21 +127,17 @@ def test_area_of_the_mistakes_is_as_large_as_needed(mistakes, rows):
     )
 
 
-@pytest.mark.parametrize(
-    ("source", "start"),
-    [("rendered", "Rendered digits, not MNIST: "), ("my digits", "my digits: ")],
-)
-def test_title_names_the_source(source, start):
-    figure = draw_report(ONE_EPOCH, [58.33], *hand_built(1, source), seed=7)
-    assert figure.get_suptitle().startswith(start)
+def test_title_names_the_digits():
+    figure = draw_report(ONE_EPOCH, *hand_built(1, "my-digits"), seed=7)
+    assert figure.get_suptitle().startswith("my-digits: 55.00% test accuracy")
 
 
 def test_mistakes_are_shaded_by_count_and_correct_counts_are_not():
     labels = torch.tensor([0] * 90 + [1] * 5 + [2] * 4)
     predictions = torch.tensor([0] * 90 + [2] * 4 + [3] + [0] * 2 + [1] * 2)
-    digits = Digits(torch.empty(0), torch.empty(0), torch.zeros(99, 1, 28, 28), labels, "mnist")
+    digits = Digits(torch.empty(0), torch.empty(0), torch.zeros(99, 1, 28, 28), labels, "MNIST")
     logits = torch.nn.functional.one_hot(predictions, 10).float()
-    matrix = draw_report(ONE_EPOCH, [90.0], digits, logits, seed=7).axes[-1]
+    matrix = draw_report(ONE_EPOCH, digits, logits, seed=7).axes[-1]
     image = matrix.images[0]
     shades = image.cmap(image.norm(image.get_array()))[:, :, 0]
     assert shades[0, 0] == shades[5, 5] == 1, "white"

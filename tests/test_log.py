@@ -1,0 +1,109 @@
+"""The log of a run."""
+
+import datetime
+import re
+
+import pytest
+from helpers import masked
+
+import model
+from model import LightweightCNN, count_parameters
+from support.command_line import run
+
+
+def test_log_is_the_documented_one(default_run, digits):
+    """Line for line and column for column; loss falls all the time."""
+    start, of, batches = "Starting MNIST Training", "", -(-len(digits.images) // 32)
+    if digits.name != "MNIST":
+        start, of = f"Starting Training on {digits.name}", f" of {digits.name}"
+    positions = [f"{batch}/{batches}," for batch in range(100, batches + 1, 100)]
+    width = 2 * len(str(batches)) + 2
+    assert [masked(line) for line in default_run.lines] == [
+        f"[time] {start}",
+        f"[time] Model initialized with {count_parameters(LightweightCNN()):,} parameters",
+        "[time] Training configuration:",
+        "  - Device: cpu",
+        "  - Optimizer: Adam (lr=0.003)",
+        "  - Loss: CrossEntropyLoss",
+        "  - Batch size: 32",
+        f"  - Total batches per epoch: {batches}",
+        "[time] Starting Epoch 1",
+        *(f"[time] Epoch 1, Batch {p:{width}} Loss: #.####, Accuracy: ##.##%" for p in positions),
+        "[time] Epoch 1 completed - Final Loss: #.####, Final Accuracy: ##.##%",
+        "[time] Training completed!",
+        "[time] Final first epoch accuracy: ##.##%",
+        f"[time] Accuracy on {len(digits.test_images):,} test images{of}: ##.##%",
+    ], "if you changed the optimizer, the loss or the log: correct these lines, and README's log"
+    assert default_run.stderr == ""
+    loss = [float(m[1]) for m in re.finditer(r"Loss: (\d\.\d{4}),", "\n".join(default_run.lines))]
+    assert loss == sorted(loss, reverse=True), "the running mean of the loss rises"
+
+
+def test_log_clock_is_ist_in_another_time_zone(default_run):
+    """The host was in New York; the last lines are stamped when they are written."""
+    ist = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
+    stamps = [
+        datetime.datetime.strptime(line[1:20], "%Y-%m-%d %H:%M:%S").replace(tzinfo=ist)
+        for line in default_run.lines
+        if line.startswith("[")
+    ]
+    assert stamps == sorted(stamps)
+    assert default_run.started - 1 <= stamps[0].timestamp()
+    assert stamps[-1].timestamp() <= default_run.ended
+
+
+def test_log_of_other_flags(few_digits, capsys):
+    """The log shows what the flags change; "first epoch" stays the first of two."""
+    flags = ["--epochs", "2", "--batch-size", "100", "--lr", "0.01", "--lr-schedule", "linear"]
+    model.main([*flags, "--log-interval", "3", "--augment"])
+    log = capsys.readouterr().out.splitlines()
+    name = log[4].split()[2]
+    assert log[3:9] == [
+        "  - Device: cpu",
+        f"  - Optimizer: {name} (lr=0.01, linear schedule)",
+        log[5],
+        "  - Batch size: 100",
+        "  - Total batches per epoch: 4",
+        "  - Transform: augment",
+    ]
+    assert [masked(line) for line in log if ", Batch " in line] == [
+        f"[time] Epoch {epoch}, Batch 3/4, Loss: #.####, Accuracy: ##.##%" for epoch in (1, 2)
+    ]
+    first, second = (
+        re.search(r"completed .* (\S+)$", line)[1] for line in log if "completed -" in line
+    )
+    assert first != second
+    assert log[-2].endswith(f"Final first epoch accuracy: {first}")
+    tests = [line for line in log if " test accuracy: " in line]
+    assert [masked(line) for line in tests] == [
+        f"[time] Epoch {epoch} test accuracy: ##.##%" for epoch in (1, 2)
+    ]
+    assert log[-1].split()[-1] == tests[-1].split()[-1]
+
+
+def test_history_holds_the_lines_of_the_log(few_digits, capsys):
+    (epoch,) = model.train(LightweightCNN(), few_digits, log_interval=3)
+    assert [progress.batch for progress in epoch.progress] == [3, 6, 9, 10]
+    log = capsys.readouterr().out
+    for progress in epoch.progress[:3]:
+        shown = f"Loss: {progress.loss:.4f}, Accuracy: {progress.accuracy:5.2f}%"
+        assert f"Batch {progress.batch}/10,  {shown}" in log
+    assert f"Final Accuracy: {epoch.progress[-1].accuracy:.2f}%" in log
+    assert log.endswith(f": {epoch.test_accuracy:.2f}%\n")
+
+
+def test_batch_larger_than_the_set_is_the_set(few_digits, capsys):
+    assert run(model.main, ["--batch-size", str(2**63)]) == 0
+    assert "  - Batch size: 320\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["rendered digits", "my-digits"])
+def test_digits_have_their_name_in_the_log(few_digits, monkeypatch, capsys, name):
+    """No line of it can be taken for a result on MNIST."""
+    monkeypatch.setattr("model.load_digits", lambda *_: few_digits._replace(name=name))
+    model.main([])
+    log = capsys.readouterr().out
+    assert "MNIST" not in log
+    start, *_, end = map(masked, log.splitlines())
+    assert start == f"[time] Starting Training on {name}"
+    assert end == f"[time] Accuracy on 100 test images of {name}: ##.##%"
