@@ -23,7 +23,7 @@ SCRIPTS = {
     "ours, augmented": ("model", "--dataset", "mnist", "--augment"),
     "textbook": ("textbook",),
 }
-PHASES = {"load_digits": "loading", "train": "epoch", "evaluate": "evaluation"}  # nested, too
+PHASES = {"load_digits": "loading", "train": "epoch", "evaluate": "evaluation"}
 
 
 def measured(script, *flags):
@@ -74,10 +74,17 @@ def run(name):
     return json.loads(lines[-1]) | {"whole process": seconds, "peak memory": memory}
 
 
+ENDLESS_LOOP = """if True:
+    import os, sys, threading
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    while True: pass
+"""
+
+
 @contextlib.contextmanager
 def busy_core():
-    """Keep a core busy with an endless loop."""
-    loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    """Keep a core busy with an endless loop, which also ends when this process is killed."""
+    loop = subprocess.Popen([sys.executable, "-c", ENDLESS_LOOP], stdin=subprocess.PIPE)
     try:
         yield
     finally:
@@ -101,6 +108,7 @@ def main():
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error("argument --rounds: must be at least 1")
+    sys.stdout.reconfigure(errors="replace")  # A terminal may lack the dash of a range.
     idle = {name: [] for name in SCRIPTS}
     busy = {name: [] for name in ("ours", "textbook")}
     for number in range(1, args.rounds + 1):

@@ -1,53 +1,59 @@
 """Your own digit is predicted correctly, or refused in one clear message."""
 
-import math
 import os
 
 import pytest
 import torch
+from photographs import KINDS, photographs, prepared
 from PIL import Image, ImageDraw
 
 from model import predict
+from support.command_line import one_thread
 from support.dataset import DataError
-from support.picture import read_picture
+from support.picture import centred, find_parts, otsu_threshold, read_picture
 
 
-def drawn(digit, width, left=0, top=0, size=280, ink="black", paper="white"):
-    """A 3 or a 7 drawn with a pen of the given width, in an area of 100 x 160 pixels."""
-    picture = Image.new("RGB", (size, size), paper)
+def drawn(width=16, left=90, top=60, size=(280, 280), ink="black", paper="white"):
+    """A 7 drawn with a pen of the given width, in an area of 100 x 160 pixels."""
+    picture = Image.new("RGB", size, paper)
     draw = ImageDraw.Draw(picture)
-    if digit == 7:
-        points = [(0, 0), (100, 0), (40, 160)]
-    else:  # two arcs, each clockwise from its upper left to its lower left
-        angles = [math.radians(a) for a in range(-150, 121, 6)]
-        upper = [(50 + 45 * math.cos(a), 40 + 40 * math.sin(a)) for a in angles[:-6]]
-        lower = [(50 + 50 * math.cos(a), 115 + 45 * math.sin(a)) for a in angles[10:]]
-        points = upper + lower
-    points = [(left + x, top + y) for x, y in points]
+    points = [(left + x, top + y) for x, y in [(0, 0), (100, 0), (40, 160)]]
     draw.line(points, fill=ink, width=width, joint="curve")
     for x, y in points:  # round ends
         draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=ink)
     return picture
 
 
-@pytest.mark.parametrize("digit", [3, 7])
-@pytest.mark.parametrize("width", [3, 8, 16, 28])
-@pytest.mark.parametrize(("left", "top"), [(20, 20), (90, 60), (150, 100)])
-def test_drawn_digit_is_predicted_correctly(default_run, tmp_path, digit, width, left, top):
-    """280 x 280, black on white, thin to thick, wherever it stands."""
-    path = tmp_path / "digit.png"
-    drawn(digit, width, left, top).save(path)
-    assert predict(default_run.network, read_picture(path)).argmax().item() == digit
+def read(picture, folder, kind="PNG"):
+    picture.save(folder / "digit", kind)
+    return read_picture(folder / "digit")
+
+
+@one_thread()
+def test_photographed_digits_are_predicted_correctly(default_run, digits, tmp_path):
+    """Ten of each of ten kinds, of those that are predicted correctly as they are: 90 at least.
+
+    benchmarks/photographs.py finds 99% right, so 90 of 100 is far away.
+    """
+    logits = predict(default_run.network, digits.test_images[:100])
+    index = (logits.argmax(1) == digits.test_labels[:100]).nonzero().squeeze(1)[:10]
+    wrong = []
+    for kind in KINDS:
+        for content, i in zip(photographs(kind, digits.test_images[index]), index, strict=True):
+            image = prepared(content, tmp_path)
+            right = image is not None and (
+                predict(default_run.network, image).argmax() == digits.test_labels[i]
+            )
+            if not right:
+                wrong.append(kind.__name__)
+    assert len(wrong) <= 10, f"look at them with `benchmarks/photographs.py --sheet`: {wrong}"
 
 
 def test_picture_is_prepared_as_mnist_was(tmp_path):
     """White on black, 20 pixels in a 28 pixel field, centre of mass in the middle."""
-    path = tmp_path / "digit.png"
-    drawn(7, 16, 90, 60).save(path)
-    image = read_picture(path)
+    image = read(drawn(), tmp_path)
     assert (image.dtype, image.shape) == (torch.uint8, (1, 1, 28, 28))
     assert image.max() == 255
-    assert image[0, 0, [0, -1]].max() == 0
     ink = image[0, 0].float()
     rows, columns = ((ink > 100).any(side).nonzero() for side in (1, 0))
     height, width = (i.max().item() - i.min().item() + 1 for i in (rows, columns))
@@ -65,50 +71,133 @@ def transparent(picture):
     return result
 
 
+def sixteen_bits(picture):
+    """As a scanner saves it."""
+    grey = torch.frombuffer(bytearray(picture.convert("L").tobytes()), dtype=torch.uint8)
+    content = (200 * grey.int() + 9000).to(torch.int16).numpy().astype("<u2").tobytes()
+    return Image.frombytes("I;16", picture.size, content)
+
+
+def from_zero_to_one(picture):
+    return picture.convert("F").point(lambda grey: grey * (1 / 255) + 0)
+
+
+def framed(picture):
+    """With a black border of one pixel."""
+    ImageDraw.Draw(picture).rectangle((0, 0, 279, 279), outline="black")
+    return picture
+
+
 @pytest.mark.parametrize(
     "picture",
     [
-        drawn(7, 16, 20, 100),
-        drawn(7, 16, 90, 60, ink="white", paper="black"),
-        drawn(7, 16, 90, 60, ink="navy", paper="lightyellow"),
-        drawn(7, 16, 90, 60).resize((560, 560), Image.Resampling.BICUBIC),
-        drawn(7, 16, 90, 60).convert("L"),
-        drawn(7, 16, 90, 60).convert("P"),
-        transparent(drawn(7, 16, 90, 60)),
+        drawn(left=20, top=100),
+        drawn(left=8, top=8),
+        drawn(ink="white", paper="black"),
+        drawn(ink="navy", paper="lightyellow"),
+        drawn().resize((1400, 1400), Image.Resampling.BICUBIC),
+        drawn().convert("P"),
+        transparent(drawn()),
+        sixteen_bits(drawn()),
+        from_zero_to_one(drawn()),
+        framed(drawn()),
     ],
-    ids=["off centre", "white on black", "colour", "larger", "grey", "palette", "transparent"],
-)
+    ids=["off centre", "at the border", "white on black", "colour", "larger", "palette",
+         "transparent", "16 bits", "float", "framed"],
+)  # fmt: skip
 def test_paper_ink_size_and_place_do_not_matter(tmp_path, picture):
     """The image is the same but for rounding at the edges of the ink."""
-    drawn(7, 16, 90, 60).save(tmp_path / "plain.png")
-    picture.save(tmp_path / "other.png")
-    plain, other = (read_picture(tmp_path / f"{n}.png").int() for n in ("plain", "other"))
-    assert (plain - other).abs().float().mean() < 2
+    plain = read(drawn(), tmp_path).int()
+    other = read(picture, tmp_path, "TIFF" if picture.mode == "F" else "PNG").int()
+    assert (plain - other).abs().float().mean() < 5
+
+
+def test_rotated_telephone(tmp_path):
+    """The picture is lying on its side, and its Exif data say so."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: to be turned clockwise.
+    drawn().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "digit", "JPEG", exif=exif)
+    difference = read_picture(tmp_path / "digit").int() - read(drawn(), tmp_path).int()
+    assert difference.abs().float().mean() < 5
+
+
+def two_digits():
+    picture = drawn(left=150)
+    ImageDraw.Draw(picture).line([(60, 60), (60, 220)], fill="black", width=16)
+    return picture
+
+
+def noise():
+    values = 128 + 30 * torch.randn(280 * 280, generator=torch.Generator().manual_seed(0))
+    return Image.frombytes("L", (280, 280), values.clamp(0, 255).byte().numpy().tobytes())
+
+
+def full_of_edges():
+    picture = Image.new("L", (280, 280))
+    draw = ImageDraw.Draw(picture)
+    places = torch.randint(-40, 280, (60, 5), generator=torch.Generator().manual_seed(1)).tolist()
+    for x, y, width, height, grey in places:
+        draw.rectangle((x, y, x + abs(width) // 3, y + abs(height) // 3), fill=abs(grey) % 256)
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (Image.new("L", (280, 280), 255), "shows nothing that stands out: take a picture of one"),
+        (Image.new("L", (280, 280), 0), "shows nothing that stands out: take"),
+        (noise(), "shows nothing that stands out: take"),
+        (full_of_edges(), "shows "),
+        (two_digits(), "shows more than one digit, or something else: take"),
+        (drawn(size=(280, 280)).resize((280, 9)), "is too narrow: take"),
+    ],
+    ids=["white", "black", "noise", "edges", "two digits", "narrow"],
+)
+def test_picture_without_one_digit_is_refused(tmp_path, picture, message):
+    with pytest.raises(DataError) as error:
+        read(picture, tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'digit'} {message}")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
 def test_file_that_is_not_a_picture_is_refused(tmp_path, content):
-    path = tmp_path / "digit.png"
-    path.write_bytes(content)
+    (tmp_path / "digit.png").write_bytes(content)
     with pytest.raises(DataError, match=r"digit\.png cannot be read as a picture: "):
-        read_picture(path)
-
-
-def test_missing_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"cannot be read as a picture: .*No such file"):
         read_picture(tmp_path / "digit.png")
 
 
-@pytest.mark.parametrize("colour", ["white", "black", "gray"])
-def test_blank_picture_is_refused(tmp_path, colour):
-    path = tmp_path / "blank.png"
-    Image.new("RGB", (280, 280), colour).save(path)
-    with pytest.raises(DataError, match=r"blank\.png shows no digit: it is blank"):
-        read_picture(path)
+def test_missing_file_folder_and_pipe_are_refused(tmp_path):
+    """At once: a pipe without a writer would hang."""
+    with pytest.raises(DataError, match=r"cannot be read as a picture: .*No such file"):
+        read_picture(tmp_path / "digit.png")
+    with pytest.raises(DataError, match="is not a regular file; name a picture"):
+        read_picture(tmp_path)
+    if os.name == "posix":
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(DataError, match="is not a regular file; name a picture"):
+            read_picture(tmp_path / "pipe")
 
 
-def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
-    for variable in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(variable, os.fspath(tmp_path))
-    drawn(7, 16, 90, 60).save(tmp_path / "digit.png")
-    assert read_picture("~/digit.png").max() == 255
+def test_parts_are_connected_and_the_largest_comes_first():
+    """Diagonal neighbours are connected; a spiral is one part."""
+    rows = ["###.....#", "..#.####.", "#.#.#..#.", "#.#.##.#.", "#.#....#.", "#.######."]
+    mask = torch.tensor([[cell == "#" for cell in row] for row in rows])
+    spiral, rest = find_parts(mask)
+    assert (spiral.sum().item(), rest.sum().item()) == (24, 4)
+    assert torch.equal(spiral | rest, mask)
+
+
+def test_threshold_lies_between_two_heaps():
+    values = torch.cat([torch.rand(900) * 0.2, 0.8 + torch.rand(100) * 0.2])
+    assert 0.2 <= otsu_threshold(values) <= 0.8
+
+
+def test_centred_moves_the_centre_of_mass_to_the_middle():
+    """By whole pixels, and what leaves the image is lost."""
+    images = torch.zeros(2, 28, 28)
+    images[0, 3, 20], images[1, 25, 1] = 1.0, 0.5
+    result = centred(images)
+    middle = result[:, 13:15, 13:15].sum((1, 2))
+    assert middle.tolist() == [1.0, 0.5]
+    assert torch.equal(result.sum((1, 2)), middle)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from support.dataset import load_digits
-from support.picture import centred
 from support.rendered import draw_glyphs, render
 
 
@@ -120,13 +119,3 @@ def test_glyphs_fill_their_box():
         assert 38 <= max(height, width) <= 43
         assert picture[:3].max() == picture[:, -3:].max() == 0
     assert pictures.max() <= 1
-
-
-def test_centred_moves_the_centre_of_mass_to_the_middle():
-    """By whole pixels, and what leaves the image is lost."""
-    images = torch.zeros(2, 28, 28)
-    images[0, 3, 20], images[1, 25, 1] = 1.0, 0.5
-    result = centred(images)
-    middle = result[:, 13:15, 13:15].sum((1, 2))
-    assert middle.tolist() == [1.0, 0.5]
-    assert torch.equal(result.sum((1, 2)), middle)
