@@ -5,13 +5,14 @@ import math
 from matplotlib.figure import Figure
 
 
-def confusion_matrix(labels, predictions):
-    """Return how often each digit (rows) was predicted as each digit (columns), int64 `(10, 10)`.
+def confusion_matrix(labels, predictions, classes=10):
+    """Return how often each digit (rows) was predicted as each (columns), int64 `(C, C)`.
 
     Args:
-        labels, predictions: int64 `(N,)` in 0..9.
+        labels, predictions: int64 `(N,)` from 0, below `classes`.
     """
-    return (10 * labels + predictions).bincount(minlength=100).view(10, 10)
+    pairs = classes * labels + predictions  # (N,)
+    return pairs.bincount(minlength=classes**2).view(classes, classes)
 
 
 def most_confident_mistakes(labels, logits, count=20):
@@ -51,7 +52,9 @@ def draw_report(history, digits, logits, seed):
         draw_mistakes(bottom, rows, digits, predictions, indices, confidence)
     left, right = top.subfigures(1, 2, facecolor="0.88")
     draw_curves(left, history)
-    draw_confusion(right.subplots(), confusion_matrix(digits.test_labels, predictions))
+    draw_confusion(
+        right.subplots(), confusion_matrix(digits.test_labels, predictions, logits.shape[1])
+    )
     figure.suptitle(
         f"{digits.name}: {history[-1].test_accuracy:.2f}% test accuracy "
         f"({len(predictions):,} images, seed {seed})"
@@ -94,15 +97,16 @@ def draw_confusion(ax, counts):
     mistakes = counts - counts.diag().diag()
     most = mistakes.max().clamp(min=1).item()
     ax.imshow(mistakes.numpy(), cmap="Greys", vmin=0, vmax=2 * most)  # at most a medium grey
-    for true in range(10):
-        for predicted in range(10):
+    classes = range(len(counts))
+    for true in classes:
+        for predicted in classes:
             count = counts[true, predicted].item()
             colour = "0.4" if true == predicted else "black"
             ax.text(
                 predicted, true, count or "", ha="center", va="center", color=colour, fontsize=8
             )
     ax.set(title="Confusion matrix", xlabel="Predicted digit", ylabel="True digit")
-    ax.set(xticks=range(10), yticks=range(10))
+    ax.set(xticks=classes, yticks=classes)
 
 
 def draw_mistakes(figure, rows, digits, predictions, indices, confidence):
