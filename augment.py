@@ -54,10 +54,10 @@ def warp(images, degrees=0.0, right=0.0, down=0.0, factor=1.0):
     aspect = images.shape[2] / images.shape[3]
     rotation = matrices(angle.cos(), -angle.sin() * aspect, angle.sin() / aspect, angle.cos())
     # From a pixel of the result to where it comes from: shift back, rotate back, scale back.
-    # Another operation is one more amount above, and here one more factor, the matrix of its
-    # inverse. To slant by k pixels to the right per pixel upwards, as italics do, that factor is
-    # `@ matrices(one, k * aspect, zero, one)`, with tensors of ones and zeros like k. Then give
-    # `augment` a fourth operation, and extend the tests of gate 5: they name what is missing.
+    # Another operation is one more amount above, and here one more matrix, its inverse. To slant by
+    # k pixels to the right per pixel upwards, as italics do: `@ matrices(one, k * aspect, zero,
+    # one)`, with tensors of ones and zeros like k. Then give `augment` a fourth operation, and add
+    # it to OPERATIONS and torchvision_affine in test_model.py, and to README's list.
     linear = rotation / factor.view(-1, 1, 1)  # (N, 2, 2)
     shift = torch.stack([2 * right, 2 * down], dim=1).unsqueeze(2)  # (N, 2, 1)
     grid = F.affine_grid(

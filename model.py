@@ -34,9 +34,9 @@ class LightweightCNN(nn.Module):
     Input: float32 `(N, 1, 28, 28)` in [0, 1]. Output: logits, float32 `(N, 10)`.
     """
 
-    # To change a layer, edit it in both functions; `pytest` then names every line of the tests and
-    # of README that repeats it. For other classes, change the 10 of fc2 and what `check` in
-    # support/dataset.py allows.
+    # To change a layer, edit it in both functions; `pytest` then names what repeats it in the tests
+    # and in README, and textbook.py repeats `forward`. For other classes, change the 10 of fc2,
+    # `check` in support/dataset.py and range(10) in support/sheet.py.
 
     def __init__(self):
         super().__init__()
@@ -53,7 +53,7 @@ class LightweightCNN(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
-        # Unlike `assert`, this can be traced by torch.fx. For another shape, change it and fc1.
+        # Unlike `assert`, this can be traced by torch.fx. Another size needs another fc1, too.
         torch._assert(x.shape[1:] == (1, 28, 28), "images must have the shape (N, 1, 28, 28)")
         # LeakyReLU is increasing, so applying it after the pool gives the same values for a
         # quarter of the work.
@@ -75,7 +75,7 @@ def count_parameters(network):
 # Learning rate schedules. Each function takes the share of all updates that are done, from 0 to 1,
 # and returns the factor on the learning rate. A new one is one more line, such as
 #     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-# The flag and the log pick it up.
+# The flag and the log pick it up; its name must be added to the usage in README.
 SCHEDULES = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
@@ -163,8 +163,9 @@ def train(
     """
     batch_size = min(batch_size, len(digits.images))
     batches_per_epoch = math.ceil(len(digits.images) / batch_size)
-    # For another optimizer or loss, change its line: the log names what stands here. Then `pytest
-    # tests` names the tests that repeat it. fused=True only makes Adam faster.
+    # For another optimizer or loss, change its line: the log names its class. `pytest` then names
+    # the tests that repeat it. The default of lr stands above and in `parse_args`. fused=True only
+    # makes Adam faster.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
     schedule, updates = SCHEDULES[lr_schedule], epochs * batches_per_epoch

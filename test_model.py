@@ -21,7 +21,7 @@ from model import LightweightCNN, count_parameters, evaluate, predict, train
 # those in percent over 21 to 100 seeds. Below the lowest seed every gate leaves at least as much
 # room as there is from the tenth percentile down to the lowest; "test accuracy" has 0.8 of it. For
 # a gate of your own, add a bound here and a test below that calls `gate({"its name": value})`: the
-# fixture `trained` has the networks. If it is in percent, measure it in benchmarks/seeds.py, too.
+# fixture `trained` has the networks. To choose the bound, measure it in benchmarks/seeds.py, too.
 GATES = {
     "parameters": ("<", 25_000, ""),
     "first epoch accuracy": (">", 95.0, "%"),

@@ -82,7 +82,7 @@ def check(images, labels, what):
         wanted, got = f"labels must be int64 ({count},)", labels
     elif labels.min() < 0 or labels.max() > 9:
         found = f"labels must be from 0 to 9, got {labels.unique().tolist()}"
-        raise DataError(f"{what}: {found}; for other classes change fc2 in model.py and check()")
+        raise DataError(f"{what}: {found}; for other classes, change fc2 in model.py and check()")
     else:
         absent = (labels.bincount(minlength=10) == 0).nonzero().flatten().tolist()
         if absent:
@@ -90,8 +90,8 @@ def check(images, labels, what):
         if images[:1000].float().mean() > 127:
             warn(f"{what}: mostly light pixels; digits must be white on black")
         return
-    dtype = str(got.dtype).removeprefix("torch.")
-    raise DataError(f"{what}: {wanted}, got {dtype} {tuple(got.shape)}")
+    found = f"{str(got.dtype).removeprefix('torch.')} {tuple(got.shape)}"
+    raise DataError(f"{what}: {wanted}, got {found}; for another size, change check() and model.py")
 
 
 def warn(text):
@@ -183,8 +183,9 @@ def read_mnist(root, raw):
 
 
 # The values of --dataset -> functions that return Digits, given the data folder. For digits of your
-# own, add a line here, such as `"my-digits": load_my_digits,` and above it the function. Shuffle
-# before you split, and see that they are white on black:
+# own, add a line here, such as `"my-digits": load_my_digits,` and above it the function; add the
+# name to the usage in README. Shuffle before you split; digits must be white on black, as
+# `read_picture` delivers them. Save them with `torch.save((images, labels), path)`.
 #     def load_my_digits(data_dir):
 #         images, labels = torch.load(data_dir / "my_digits.pt")  # uint8 (N, 1, 28, 28), int64 (N,)
 #         return Digits(images[1000:], labels[1000:], images[:1000], labels[:1000], "my-digits")

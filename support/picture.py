@@ -9,7 +9,7 @@ from support.command_line import one_thread
 from support.dataset import DataError
 
 SIDE = 256  # pixels of the longer side of a picture while its digit is searched
-CLEAR = 8  # how many times more than the paper's ink must vary
+CLEAR = 8  # standard deviations of the paper, from the paper to the ink
 CELL = 8  # pixels of the squares in which the paper is searched
 WANTED = "take a picture of one handwritten digit alone, in clear contrast"
 
@@ -29,7 +29,7 @@ def read_picture(path):
     found = [digit for digit in found if digit is not None]
     if not found:
         raise DataError(f"{path} shows nothing that stands out: {WANTED}")
-    _, ink, digit, wrong = max(found, key=lambda one: (one[1][one[2]] ** 2).sum())
+    ink, digit, wrong = max(found, key=lambda one: (one[0][one[1]] ** 2).sum())
     if wrong:
         raise DataError(f"{path} {wrong}: {WANTED}")
     rows, columns = (digit.any(side).nonzero().squeeze(1) for side in (1, 0))
@@ -54,11 +54,16 @@ def read_grey(path):
     try:
         with Image.open(path) as file:
             ImageOps.exif_transpose(file, in_place=True)
-            picture = file.reduce(max(1, max(file.size) // SIDE))
-            if picture.mode in ("F", "I") or picture.mode.startswith("I;"):  # 16 or 32 bits
+            numbers = file.mode in ("F", "I") or file.mode.startswith("I;")  # 16 or 32 bits
+            if numbers or file.mode not in ("L", "RGB", "RGBA"):
+                picture = file.convert("F" if numbers else "RGBA")
+            else:
+                picture = file
+            picture = picture.reduce(max(1, max(picture.size) // SIDE))
+            if numbers:
                 low, high = picture.getextrema()
                 scale = 255 / max(high - low, 1e-6)
-                picture = picture.convert("F").point(lambda grey: grey * scale - low * scale)
+                picture = picture.point(lambda grey: grey * scale - low * scale)
             else:  # Transparent paper is white.
                 picture = picture.convert("RGBA")
                 picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -74,7 +79,7 @@ def read_grey(path):
 
 
 def find_ink(grey):
-    """Return how much darker, and how much lighter, than the paper each pixel is, from 0 to 1.
+    """Return how much darker than the paper each pixel is, and how much lighter, from 0 to 1.
 
     The paper is the median of a large neighbourhood, so light may vary over it. Between the paper
     on one side of a shadow's edge and on the other, a pixel is paper.
@@ -122,13 +127,12 @@ def along_border(part):
 
 
 def find_digit(ink):
-    """Return where the digit is, bool `(H, W)`, and what is wrong if there is not just one.
+    """Return ink, the digit's place in it, bool `(H, W)`, and what is wrong, or None for no digit.
 
     Parts that lie along the border are not the digit, nor are parts far smaller than the largest.
     """
     mask = ink > otsu_threshold(ink)
-    clearness = (ink[mask].mean() - ink[~mask].mean()) / ink[~mask].std()
-    if clearness < CLEAR:
+    if ink[mask].mean() - ink[~mask].mean() < CLEAR * ink[~mask].std():
         return None  # noise, or a picture full of edges
     half = F.max_pool2d(mask.float()[None], 2, ceil_mode=True)[0] > 0
     parts = [part for part in find_parts(half) if not along_border(part)]
@@ -136,7 +140,7 @@ def find_digit(ink):
     if inner and 4 * inner[0].sum() > parts[0].sum():
         parts = inner  # A digit may be written right to the border, but then nothing else is there.
     if not parts:
-        return clearness, ink, mask, "shows no digit that stands free"
+        return ink, mask, "shows no digit that stands free"
     digit, columns, wrong = parts[0], parts[0].any(0), None
     for part in parts[1:]:
         shared = (part.any(0) & columns).sum() / part.any(0).sum()
@@ -145,7 +149,7 @@ def find_digit(ink):
         elif part.sum() > 0.3 * parts[0].sum():
             wrong = "shows more than one digit, or something else"
     digit = F.interpolate(digit.float()[None, None], scale_factor=2)[0, 0] > 0
-    return clearness, ink, mask & digit[: mask.shape[0], : mask.shape[1]], wrong
+    return ink, mask & digit[: mask.shape[0], : mask.shape[1]], wrong
 
 
 def centred(images):

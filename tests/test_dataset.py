@@ -68,11 +68,19 @@ GOOD = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (GOOD[0][:, 0], GOOD[1], r"uint8 \(N, 1, 28, 28\), N > 0, got uint8 \(10, 28, 28\)$"),
-        (GOOD[0] / 255, GOOD[1], r"got float32 \(10, 1, 28, 28\)$"),
-        (GOOD[0][:0], GOOD[1][:0], r"N > 0, got uint8 \(0, 1, 28, 28\)$"),
-        (GOOD[0], GOOD[1].int(), r"labels must be int64 \(10,\), got int32 \(10,\)$"),
-        (GOOD[0], GOOD[1][:4], r"labels must be int64 \(10,\), got int64 \(4,\)$"),
+        (
+            GOOD[0][:, 0],
+            GOOD[1],
+            r"uint8 \(N, 1, 28, 28\), N > 0, got uint8 \(10, 28, 28\); for another size",
+        ),
+        (GOOD[0] / 255, GOOD[1], r"got float32 \(10, 1, 28, 28\); for another size"),
+        (GOOD[0][:0], GOOD[1][:0], r"N > 0, got uint8 \(0, 1, 28, 28\); for another size"),
+        (
+            GOOD[0],
+            GOOD[1].int(),
+            r"labels must be int64 \(10,\), got int32 \(10,\); for another size",
+        ),
+        (GOOD[0], GOOD[1][:4], r"labels must be int64 \(10,\), got int64 \(4,\); for another size"),
         (GOOD[0], GOOD[1] + 1, r"labels must be from 0 to 9, got .*10\]; .* change fc2 in model"),
         (GOOD[0], GOOD[1] - 1, r"labels must be from 0 to 9, got \[-1, 0, "),
     ],

@@ -96,14 +96,15 @@ def framed(picture):
         drawn(ink="white", paper="black"),
         drawn(ink="navy", paper="lightyellow"),
         drawn().resize((1400, 1400), Image.Resampling.BICUBIC),
-        drawn().convert("P"),
-        transparent(drawn()),
-        sixteen_bits(drawn()),
-        from_zero_to_one(drawn()),
+        drawn().resize((1400, 1400)).convert("P"),
+        transparent(drawn().resize((1400, 1400))),
+        sixteen_bits(drawn().resize((1400, 1400))),
+        from_zero_to_one(drawn().resize((1400, 1400))),
+        drawn().resize((1400, 1400)).convert("1"),
         framed(drawn()),
     ],
     ids=["off centre", "at the border", "white on black", "colour", "larger", "palette",
-         "transparent", "16 bits", "float", "framed"],
+         "transparent", "16 bits", "float", "black and white", "framed"],
 )  # fmt: skip
 def test_paper_ink_size_and_place_do_not_matter(tmp_path, picture):
     """The image is the same but for rounding at the edges of the ink."""

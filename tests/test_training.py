@@ -157,12 +157,13 @@ def test_transform_gets_floats_and_its_result_is_trained_on():
 
 def test_log_and_training_follow_the_optimizer_and_the_loss(few_digits, monkeypatch, capsys):
     """Who writes another optimizer or loss into `train` finds it in the log."""
-    sgd, smooth = torch.optim.SGD, nn.MultiMarginLoss
-    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: sgd(parameters, lr=2 * lr))
-    monkeypatch.setattr(nn, "CrossEntropyLoss", smooth)
+    rprop, margin = torch.optim.Rprop, nn.MultiMarginLoss
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: rprop(parameters, 2 * lr))
+    monkeypatch.setattr(nn, "CrossEntropyLoss", lambda **_: margin())
     model.main([])
     log = capsys.readouterr().out.splitlines()
-    assert log[4:6] == ["  - Optimizer: SGD (lr=0.006)", "  - Loss: MultiMarginLoss"]
+    yours = "if you use another optimizer or loss, replace Adam and CrossEntropyLoss above"
+    assert log[4:6] == ["  - Optimizer: Rprop (lr=0.006)", "  - Loss: MultiMarginLoss"], yours
 
 
 def test_a_schedule_is_one_entry_of_the_table(monkeypatch, few_digits, capsys):
