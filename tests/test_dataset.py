@@ -188,6 +188,8 @@ def test_relative_folder_is_relative_to_where_the_user_stands(tiny_mnist, monkey
     """Only the default, `data`, is beside model.py."""
     monkeypatch.chdir(tiny_mnist.folder.parent)
     assert same(load_digits("mnist", "digits"), tiny_mnist.digits)
+    monkeypatch.setenv("MNIST_DATA_DIR", "no such folder")
+    assert same(load_digits("mnist", "digits"), tiny_mnist.digits), "the argument goes first"
     monkeypatch.setenv("MNIST_DATA_DIR", "digits")
     assert same(load_digits("mnist"), tiny_mnist.digits)
     monkeypatch.delenv("MNIST_DATA_DIR")
