@@ -27,14 +27,6 @@ def content_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_digits_are_of_mnists_kind(digits):
-    for images, labels in (digits[:2], digits[2:4]):
-        count = len(images)
-        assert (images.dtype, tuple(images.shape)) == (torch.uint8, (count, 1, 28, 28))
-        assert (labels.dtype, tuple(labels.shape)) == (torch.int64, (count,))
-        assert labels.unique().tolist() == list(range(10))
-
-
 def test_mnist_and_rendered_digits_have_mnists_size(digits):
     if digits.name not in ("MNIST", "rendered digits"):
         pytest.skip("is about MNIST and rendered digits")

@@ -2,18 +2,15 @@
 
 import copy
 import math
-import os
 
 import pytest
 import torch
-import torch.nn.functional as F
-from helpers import ROOT, Recorder, numbered_digits, plain_logits, run_python
+from helpers import Recorder, numbered_digits, plain_logits
 from torch import nn
 
 import model
 from augment import augment
 from model import LightweightCNN, evaluate, predict, shuffled, train, train_epoch
-from support.command_line import one_thread
 from support.dataset import Digits
 
 # --- Training against a plainly written loop ----------------------------------------------------
@@ -221,104 +218,3 @@ def test_predict_restores_the_mode_after_an_error():
     with pytest.raises(AssertionError):
         predict(network, torch.rand(4, 3, 28, 28))
     assert network.training
-
-
-# --- Same seed, same weights --------------------------------------------------------------------
-
-
-def test_notebook_with_several_threads_gets_the_weights_of_model_py(few_digits, tmp_path):
-    """`train` uses one thread, and gives the others back."""
-    path = tmp_path / "weights.pt"
-    model.main(["--augment", "--save-model", str(path)])
-    expected = torch.load(path, weights_only=True)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        torch.manual_seed(42)
-        network = LightweightCNN()
-        train(network, few_digits, transform=augment)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(threads)
-    assert not network.training, "left in eval mode, ready to use"
-    assert all(torch.equal(network.state_dict()[key], expected[key]) for key in expected)
-
-
-def test_training_and_prediction_use_one_thread():
-    network, used = Recorder(), []
-    network.register_forward_hook(lambda *_: used.append(torch.get_num_threads()))
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        train(network, numbered_digits(10))
-        predict(network, numbered_digits(10).images)
-        with pytest.raises(ZeroDivisionError), one_thread():
-            1 / 0  # noqa: B018
-        assert torch.get_num_threads() == 3, "not given back after an error"
-    finally:
-        torch.set_num_threads(threads)
-    assert used == [1, 1, 1]
-
-
-ON_ONE_CORE = """if True:
-    import os, sys
-    if hasattr(os, "sched_setaffinity"):  # before torch is imported, which counts the cores
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    import torch
-    import model
-    from support.dataset import Digits
-    folder = sys.argv[1]
-    digits = Digits(*torch.load(f"{folder}/digits.pt"), "few")
-    model.load_digits = lambda *_: digits
-    model.main(["--save-model", f"{folder}/one.pt"])
-    print("matplotlib" in sys.modules)
-"""
-
-
-def test_weights_do_not_depend_on_the_number_of_cores(few_digits, tmp_path):
-    """Nor on OMP_NUM_THREADS. And nothing that only drawing needs is imported."""
-    model.main(["--save-model", str(tmp_path / "all.pt")])
-    torch.save([tensor.clone() for tensor in few_digits[:4]], tmp_path / "digits.pt")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
-    done = run_python("-c", ON_ONE_CORE, tmp_path, env=environment)
-    assert done.stdout.splitlines()[-1:] == ["False"], done.stderr
-    every, one = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("all", "one"))
-    assert all(torch.equal(every[key], one[key]) for key in every)
-
-
-def test_seed_decides_the_weights(few_digits, tmp_path):
-    """42 is the default; 43 and 0 give other weights. No file is left but the weights."""
-    saved = {}
-    for seed in (None, "42", "43", "0"):
-        path = tmp_path / f"{seed}.pt"
-        flags = [] if seed is None else ["--seed", seed]
-        model.main([*flags, "--save-model", str(path)])
-        saved[seed] = torch.load(path, weights_only=True)["conv1.weight"]
-    assert torch.equal(saved[None], saved["42"])
-    assert not torch.equal(saved["42"], saved["43"])
-    assert not torch.equal(saved["42"], saved["0"])
-    assert len(list(tmp_path.iterdir())) == 4
-
-
-def test_report_is_drawn_from_the_test_images(few_digits, tmp_path, monkeypatch):
-    """And from the history and the seed of the same run."""
-    given = []
-
-    def draw(*args):
-        from matplotlib.figure import Figure
-
-        given.extend(args)
-        return Figure(figsize=(1, 1))
-
-    monkeypatch.setattr("support.report.draw_report", draw)
-    weights = tmp_path / "weights.pt"
-    flags = ["--report", str(tmp_path / "report.png"), "--save-model", str(weights)]
-    model.main([*flags, "--epochs", "2", "--seed", "7"])
-    history, digits, logits, seed = given
-    network = LightweightCNN()
-    network.load_state_dict(torch.load(weights, weights_only=True))
-    assert torch.equal(logits, predict(network, few_digits.test_images))
-    assert (digits is few_digits, len(history), seed) == (True, 2, 7)
-    accuracy = 100 * (logits.argmax(1) == few_digits.test_labels).double().mean().item()
-    assert history[-1].test_accuracy == accuracy
-    assert F.cross_entropy(logits, few_digits.test_labels).isfinite()
