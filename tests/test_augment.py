@@ -6,21 +6,13 @@ import torch
 from augment import augment, rotate, scale, translate, warp
 from test_model import torchvision_affine
 
+ALL_AT_ONCE = {"degrees": 25.0, "right": 0.1, "down": -0.2, "factor": 0.8}
 
-@pytest.mark.parametrize(
-    "amounts",
-    [
-        {"degrees": 25.0},
-        {"factor": 0.8},
-        {"right": 0.1, "down": 0.2},
-        {"degrees": 25.0, "right": 0.1, "down": -0.2, "factor": 0.8},
-    ],
-    ids=str,
-)
+
+@pytest.mark.parametrize("amounts", [{"degrees": 25.0}, {"right": 0.1, "down": 0.2}, ALL_AT_ONCE])
 def test_images_of_any_size_and_channels(amounts):
     """A rotation of a wide image does not distort it; shifts are fractions of width and height."""
-    width = 28 if len(amounts) == 4 else 56
-    images = torch.rand(3, 2, 28, width)
+    images = torch.rand(3, 2, 28, 28 if amounts is ALL_AT_ONCE else 56)
     expected = torchvision_affine(images, **amounts)
     torch.testing.assert_close(warp(images, **amounts), expected, atol=1e-4, rtol=0)
 
@@ -41,10 +33,9 @@ def test_directions():
 def test_p_is_the_chance_of_each_image(digits):
     images = digits.images[:900] / 255
     assert augment(images, p=0.0) is images, "none chosen: the batch comes back as it is"
-    generator = torch.Generator().manual_seed(0)
-    for p, low, high in ((1.0, 1.0, 1.0), (0.5, 0.41, 0.59)):  # 5 standard deviations
-        changed = (augment(images, p, generator) != images).flatten(1).any(1)
-        assert low <= changed.double().mean().item() <= high
+    for p, slack in ((0.5, 0.09), (1.0, 0)):  # 5 standard deviations
+        changed = augment(images, p, torch.Generator().manual_seed(0)) != images
+        assert changed.flatten(1).any(1).double().mean().item() == pytest.approx(p, abs=slack)
 
 
 def test_generator_decides_everything(digits):

@@ -62,10 +62,6 @@ def test_values_at_the_limits_are_accepted():
     assert model.parse_args([f"--seed={2**64 - 1}"]).seed == 2**64 - 1
 
 
-def test_unknown_flag_is_a_usage_error(capsys):
-    assert "--no-such-flag" in usage_error(["--no-such-flag"], capsys)
-
-
 def test_flags_and_train_have_the_same_defaults():
     flags = vars(model.parse_args([]))
     for name, parameter in inspect.signature(model.train).parameters.items():
@@ -94,15 +90,15 @@ def test_environment_sets_the_default_of_dataset_and_is_checked_too(monkeypatch,
 # --- Where files may be written -----------------------------------------------------------------
 
 
-def test_check_of_an_output_changes_nothing(tmp_path):
-    """Beside a second run of the same command: its file stays, and so does an older one."""
+@pytest.mark.parametrize("there", [False, True], ids=["new", "existing"])
+def test_check_of_an_output_changes_nothing(tmp_path, there):
+    """A second run of the same command, at work beside this one, keeps its file."""
     path = tmp_path / "weights.pt"
-    for content in (None, b"old"):
-        if content:
-            path.write_bytes(content)
-        before = {p: (p.stat().st_ino, p.read_bytes()) for p in tmp_path.iterdir()}
-        assert model.parse_args(["--save-model", str(path)]).save_model == path
-        assert {p: (p.stat().st_ino, p.read_bytes()) for p in tmp_path.iterdir()} == before
+    if there:
+        path.write_bytes(b"old")
+    before = [(p.stat().st_ino, p.read_bytes()) for p in tmp_path.iterdir()]
+    assert model.parse_args(["--save-model", str(path)]).save_model == path
+    assert [(p.stat().st_ino, p.read_bytes()) for p in tmp_path.iterdir()] == before
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs the special files of POSIX")
@@ -115,14 +111,12 @@ def test_device_or_pipe_is_refused_and_stays(tmp_path, capsys):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
 def test_missing_permission_is_a_usage_error(tmp_path, capsys):
-    """In a folder, and for an existing file."""
+    """For an existing file, and in a folder."""
     path = tmp_path / "file.png"
-    path.write_bytes(b"theirs")
-    path.chmod(0o444)
+    path.touch(0o444)
     tmp_path.chmod(0o555)
     for name in ("file.png", "new.png"):
-        line = usage_error(["--report", str(tmp_path / name)], capsys)
-        assert os.strerror(errno.EACCES) in line
+        assert "Permission denied" in usage_error(["--report", str(tmp_path / name)], capsys)
     tmp_path.chmod(0o755)
 
 
@@ -134,13 +128,10 @@ def test_one_file_cannot_be_weights_and_report(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs links")
-def test_link_is_followed(few_digits, tmp_path):
-    target, link = tmp_path / "real.pt", tmp_path / "link.pt"
-    link.symlink_to(target)
-    for _ in range(2):  # first to a file that is not there yet
-        assert run(model.main, ["--save-model", str(link)]) == 0
-        assert link.is_symlink()
-        assert target.stat().st_size > 10_000
+def test_link_stands_for_the_file_that_it_points_to(tmp_path):
+    (tmp_path / "link.pt").symlink_to(tmp_path / "real.pt")
+    args = model.parse_args(["--save-model", str(tmp_path / "link.pt")])
+    assert args.save_model == (tmp_path / "real.pt").resolve()
 
 
 def test_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
@@ -150,26 +141,23 @@ def test_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
 
     def full_disk(part, content):
         part.touch()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match=r"weights\.pt cannot be written: ") as error:
-        write_whole(path, bytes(1000))
-    assert os.strerror(errno.ENOSPC) in str(error.value)
-    monkeypatch.undo()
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", full_disk)
+        with pytest.raises(OSError, match=r"weights\.pt cannot be written: No space left"):
+            write_whole(path, bytes(1000))
     assert path.read_bytes() == b"old"
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
 
 
-@pytest.mark.parametrize(
-    ("suffix", "magic"), [("png", b"\x89PNG"), ("PDF", b"%PDF-"), ("svg", b"<?xml")]
-)
-def test_suffix_names_the_format(tmp_path, suffix, magic):
-    path = tmp_path / f"picture.{suffix}"
-    write_picture(path, lambda: Figure(figsize=(1, 1)))
-    assert path.read_bytes().startswith(magic)
+def test_suffix_names_the_format(tmp_path):
+    for suffix, magic in {"png": b"\x89PNG", "PDF": b"%PDF-", "svg": b"<?xml"}.items():
+        path = tmp_path / f"picture.{suffix}"
+        write_picture(path, lambda: Figure(figsize=(1, 1)))
+        assert path.read_bytes().startswith(magic)
 
 
 def test_settings_of_the_user_do_not_matter(tmp_path):

@@ -13,18 +13,19 @@ from support.dataset import DataError
 from support.picture import centred, find_parts, otsu_threshold, read_picture
 
 
-def drawn(width=16, left=90, top=60, size=(280, 280), ink="black", paper="white"):
-    """A 7 drawn with a pen of the given width, in an area of 100 x 160 pixels."""
-    picture = Image.new("RGB", size, paper)
+def drawn(left=90, top=60, ink="black", paper="white"):
+    """A 7 drawn with a pen 16 pixels wide, in an area of 100 x 160 of 280 x 280 pixels."""
+    picture = Image.new("RGB", (280, 280), paper)
     draw = ImageDraw.Draw(picture)
     points = [(left + x, top + y) for x, y in [(0, 0), (100, 0), (40, 160)]]
-    draw.line(points, fill=ink, width=width, joint="curve")
+    draw.line(points, fill=ink, width=16, joint="curve")
     for x, y in points:  # round ends
-        draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=ink)
+        draw.ellipse((x - 8, y - 8, x + 8, y + 8), fill=ink)
     return picture
 
 
-def read(picture, folder, kind="PNG"):
+def read(picture, folder):
+    kind = "TIFF" if picture.mode == "F" else "PNG"
     picture.save(folder / "digit", kind)
     return read_picture(folder / "digit")
 
@@ -37,14 +38,12 @@ def test_photographed_digits_are_predicted_correctly(default_run, digits, tmp_pa
     """
     logits = predict(default_run.network, digits.test_images[:100])
     index = (logits.argmax(1) == digits.test_labels[:100]).nonzero().squeeze(1)[:10]
+    images, labels = digits.test_images[index], digits.test_labels[index]
     wrong = []
     for kind in KINDS:
-        for content, i in zip(photographs(kind, digits.test_images[index]), index, strict=True):
+        for content, label in zip(photographs(kind, images), labels, strict=True):
             image = prepared(content, tmp_path)
-            right = image is not None and (
-                predict(default_run.network, image).argmax() == digits.test_labels[i]
-            )
-            if not right:
+            if image is None or predict(default_run.network, image).argmax() != label:
                 wrong.append(kind.__name__)
     assert len(wrong) <= 10, f"look at them with `benchmarks/photographs.py --sheet`: {wrong}"
 
@@ -57,8 +56,7 @@ def test_picture_is_prepared_as_mnist_was(tmp_path):
     ink = image[0, 0].float()
     rows, columns = ((ink > 100).any(side).nonzero() for side in (1, 0))
     height, width = (i.max().item() - i.min().item() + 1 for i in (rows, columns))
-    assert height == 20
-    assert width == pytest.approx(20 * 116 / 176, abs=1)
+    assert (height, width) == (20, pytest.approx(20 * 116 / 176, abs=1))
     axis = torch.arange(28) - 13.5
     for side in (0, 1):
         assert abs((ink.sum(side) @ axis / ink.sum()).item()) <= 0.51
@@ -78,39 +76,33 @@ def sixteen_bits(picture):
     return Image.frombytes("I;16", picture.size, content)
 
 
-def from_zero_to_one(picture):
-    return picture.convert("F").point(lambda grey: grey * (1 / 255) + 0)
-
-
 def framed(picture):
     """With a black border of one pixel."""
     ImageDraw.Draw(picture).rectangle((0, 0, 279, 279), outline="black")
     return picture
 
 
-@pytest.mark.parametrize(
-    "picture",
-    [
-        drawn(left=20, top=100),
-        drawn(left=8, top=8),
-        drawn(ink="white", paper="black"),
-        drawn(ink="navy", paper="lightyellow"),
-        drawn().resize((1400, 1400), Image.Resampling.BICUBIC),
-        drawn().resize((1400, 1400)).convert("P"),
-        transparent(drawn().resize((1400, 1400))),
-        sixteen_bits(drawn().resize((1400, 1400))),
-        from_zero_to_one(drawn().resize((1400, 1400))),
-        drawn().resize((1400, 1400)).convert("1"),
-        framed(drawn()),
-    ],
-    ids=["off centre", "at the border", "white on black", "colour", "larger", "palette",
-         "transparent", "16 bits", "float", "black and white", "framed"],
-)  # fmt: skip
-def test_paper_ink_size_and_place_do_not_matter(tmp_path, picture):
+LARGE = drawn().resize((1400, 1400), Image.Resampling.BICUBIC)
+PICTURES = {
+    "off centre": drawn(left=20, top=100),
+    "at the border": drawn(left=8, top=8),
+    "framed": framed(drawn()),
+    "white on black": drawn(ink="white", paper="black"),
+    "colour": drawn(ink="navy", paper="lightyellow"),
+    "large": LARGE,
+    "palette": LARGE.convert("P"),
+    "black and white": LARGE.convert("1"),
+    "transparent": transparent(LARGE),
+    "16 bits": sixteen_bits(LARGE),
+    "float in [0, 1]": LARGE.convert("F").point(lambda grey: grey * (1 / 255) + 0),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_paper_ink_size_and_place_do_not_matter(tmp_path, name):
     """The image is the same but for rounding at the edges of the ink."""
-    plain = read(drawn(), tmp_path).int()
-    other = read(picture, tmp_path, "TIFF" if picture.mode == "F" else "PNG").int()
-    assert (plain - other).abs().float().mean() < 5
+    difference = read(PICTURES[name], tmp_path).int() - read(drawn(), tmp_path).int()
+    assert difference.abs().float().mean() < 5
 
 
 def test_rotated_telephone(tmp_path):
@@ -142,39 +134,36 @@ def full_of_edges():
     return picture
 
 
-@pytest.mark.parametrize(
-    ("picture", "message"),
-    [
-        (Image.new("L", (280, 280), 255), "shows nothing that stands out: take a picture of one"),
-        (Image.new("L", (280, 280), 0), "shows nothing that stands out: take"),
-        (noise(), "shows nothing that stands out: take"),
-        (full_of_edges(), "shows "),
-        (two_digits(), "shows more than one digit, or something else: take"),
-        (drawn(size=(280, 280)).resize((280, 9)), "is too narrow: take"),
-    ],
-    ids=["white", "black", "noise", "edges", "two digits", "narrow"],
-)
-def test_picture_without_one_digit_is_refused(tmp_path, picture, message):
+NOTHING = "shows nothing that stands out: take a picture of one handwritten digit alone"
+REFUSED = {
+    "white": (Image.new("L", (280, 280), 255), NOTHING),
+    "black": (Image.new("L", (280, 280), 0), NOTHING),
+    "noise": (noise(), NOTHING),
+    "edges": (full_of_edges(), "shows "),
+    "two digits": (two_digits(), "shows more than one digit, or something else: take a picture"),
+    "narrow": (drawn().resize((280, 9)), "is too narrow: take a picture"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_picture_without_one_digit_is_refused(tmp_path, name):
+    """By one line that says what to do."""
+    picture, message = REFUSED[name]
     with pytest.raises(DataError) as error:
         read(picture, tmp_path)
     assert str(error.value).startswith(f"{tmp_path / 'digit'} {message}")
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
-def test_file_that_is_not_a_picture_is_refused(tmp_path, content):
-    (tmp_path / "digit.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"digit\.png cannot be read as a picture: "):
-        read_picture(tmp_path / "digit.png")
-
-
-def test_missing_file_folder_and_pipe_are_refused(tmp_path):
-    """At once: a pipe without a writer would hang."""
-    with pytest.raises(DataError, match=r"cannot be read as a picture: .*No such file"):
-        read_picture(tmp_path / "digit.png")
-    with pytest.raises(DataError, match="is not a regular file; name a picture"):
-        read_picture(tmp_path)
-    if os.name == "posix":
+def test_file_that_is_not_a_picture_is_refused(tmp_path):
+    """A missing one, and a pipe at once: without a writer it would hang."""
+    path = tmp_path / "digit.png"
+    for content in (None, b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(DataError, match=r"digit\.png cannot be read as a picture: "):
+            read_picture(path)
+    if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(DataError, match="is not a regular file; name a picture"):
             read_picture(tmp_path / "pipe")

@@ -6,22 +6,25 @@ import matplotlib.image
 import numpy
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from model import Epoch, Progress
 from support.dataset import Digits
-from support.report import confusion_matrix, draw_report, most_confident_mistakes
+from support.report import (
+    confusion_matrix,
+    draw_confusion,
+    draw_report,
+    most_confident_mistakes,
+)
 
 
 def test_confusion_matrix_counts_true_digits_in_rows():
     labels, predictions = torch.tensor([3, 3, 3, 5, 9]), torch.tensor([3, 8, 8, 5, 0])
     counts = confusion_matrix(labels, predictions)
     assert counts.shape == (10, 10)
-    assert {(t, p): counts[t, p].item() for t, p in counts.nonzero().tolist()} == {
-        (3, 3): 1,
-        (3, 8): 2,
-        (5, 5): 1,
-        (9, 0): 1,
-    }
+    assert [(*pair, counts[*pair].item()) for pair in counts.nonzero().tolist()] == [
+        (3, 3, 1), (3, 8, 2), (5, 5, 1), (9, 0, 1)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [5, 20])
@@ -106,39 +109,28 @@ def test_end_values_are_inside_their_axes(history):
         assert outer.y0 < inner.y0 < inner.y1 < outer.y1
 
 
-def test_one_epoch_has_no_points_of_test_accuracy():
-    figure = draw_report(ONE_EPOCH, *hand_built(1), seed=7)
-    accuracy = figure.axes[-2]
-    assert len(accuracy.lines) == 2, "the curve and the 95% line"
-
-
-@pytest.mark.parametrize(("mistakes", "rows"), [(0, 0), (1, 1), (10, 1), (11, 2), (19, 2), (20, 2)])
+@pytest.mark.parametrize(("mistakes", "rows"), [(0, 0), (1, 1), (10, 1), (11, 2)])
 def test_area_of_the_mistakes_is_as_large_as_needed(mistakes, rows):
     """Without mistakes there is neither an empty area nor its heading."""
-    figure = draw_report(ONE_EPOCH, *hand_built(mistakes), seed=7)
-    *shown, _, _, _ = figure.axes
+    figure = draw_report(ONE_EPOCH, *hand_built(mistakes, "my-digits"), seed=7)
+    assert figure.get_suptitle() == "my-digits: 55.00% test accuracy (60 images, seed 7)"
+    *shown, _, accuracy, _ = figure.axes
+    assert len(accuracy.lines) == 2, "one epoch needs no points of test accuracy"
     assert len(shown) == 10 * rows
     assert figure.get_figheight() == pytest.approx(5.2 + 1.3 * rows)
     assert sum(bool(ax.get_title()) for ax in shown) == mistakes
     assert not any(ax.axison for ax in shown), "no frame around nothing"
     headings = [part.get_suptitle() for part in figure.subfigs]
-    assert headings.count("Most confident mistakes: true → predicted digit, confidence") == (
-        rows > 0
-    )
-
-
-def test_title_names_the_digits():
-    figure = draw_report(ONE_EPOCH, *hand_built(1, "my-digits"), seed=7)
-    assert figure.get_suptitle().startswith("my-digits: 55.00% test accuracy")
+    heading = "Most confident mistakes: true → predicted digit, confidence"
+    assert (heading in headings) == (rows > 0)
 
 
 def test_mistakes_are_shaded_by_count_and_correct_counts_are_not():
-    labels = torch.tensor([0] * 90 + [1] * 5 + [2] * 4)
-    predictions = torch.tensor([0] * 90 + [2] * 4 + [3] + [0] * 2 + [1] * 2)
-    digits = Digits(torch.empty(0), torch.empty(0), torch.zeros(99, 1, 28, 28), labels, "MNIST")
-    logits = torch.nn.functional.one_hot(predictions, 10).float()
-    matrix = draw_report(ONE_EPOCH, digits, logits, seed=7).axes[-1]
-    image = matrix.images[0]
+    counts = torch.zeros(10, 10, dtype=torch.long)
+    counts[0, 0], counts[1, 2], counts[1, 3], counts[2, 0], counts[2, 1] = 90, 4, 1, 2, 2
+    matrix = Figure().subplots()
+    draw_confusion(matrix, counts)
+    (image,) = matrix.images
     shades = image.cmap(image.norm(image.get_array()))[:, :, 0]
     assert shades[0, 0] == shades[5, 5] == 1, "white"
     assert shades[1, 2] < shades[2, 0] == shades[2, 1] < shades[1, 3] < 1, "4, 2, 2, 1"
@@ -152,6 +144,5 @@ def test_report_of_a_real_run_is_grey(default_run):
     pixels = matplotlib.image.imread(default_run.folder / "report.png")[:, :, :3]
     assert pixels.shape[1] == 1800
     assert numpy.ptp(pixels, axis=2).max() == 0
-    border = numpy.concatenate([pixels[:10].ravel(), pixels[-10:].ravel(), pixels[:, :10].ravel(),
-                                pixels[:, -10:].ravel()])  # fmt: skip
-    assert border.min() == border.max() == pytest.approx(0.88, abs=0.01)
+    for border in (pixels[:10], pixels[-10:], pixels[:, :10], pixels[:, -10:]):
+        assert border.min() == border.max() == pytest.approx(0.88, abs=0.01)

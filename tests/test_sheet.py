@@ -1,13 +1,11 @@
 """The sample sheet: `python augment.py`."""
 
 import io
-import sys
 
 import matplotlib.image
 import pytest
 import torch
 from helpers import ROOT, run_python
-from PIL import Image, ImageChops
 
 import augment
 from augment import SAMPLES
@@ -65,20 +63,8 @@ def test_sample_sheets_show_what_their_titles_say(digits, fresh_sheet):
     for path in [fresh_sheet, SHEET] if digits.name == "MNIST" else [fresh_sheet]:
         shown = pictures_in(path.read_bytes(), figure)
         # Half of one of the 256 greys of a picture is rounding.
-        wrong = f"{path} does not show the digits, or their changes"
+        wrong = f"{path} shows something else: run `python augment.py` and commit the picture"
         torch.testing.assert_close(shown, expected, atol=0.51 / 255, rtol=0, msg=wrong)
-
-
-def test_committed_sheet_is_up_to_date(digits, fresh_sheet):
-    """Other versions of matplotlib and other systems draw the type a little differently."""
-    with Image.open(SHEET) as old, Image.open(fresh_sheet) as new:
-        same_version = old.text["Software"] == new.text["Software"]
-        if digits.name != "MNIST" or sys.platform != "linux" or not same_version:
-            pytest.skip("needs MNIST, Linux and the version of matplotlib that drew the sheet")
-        assert old.size == new.size, "run `python augment.py` and commit the picture"
-        _, difference = ImageChops.difference(old.convert("L"), new.convert("L")).getextrema()
-    # Rounding may differ by 1 between processors.
-    assert difference <= 1, "run `python augment.py` and commit the picture"
 
 
 def ten_black_images(name):
@@ -87,38 +73,31 @@ def ten_black_images(name):
 
 
 def test_words_and_places_on_the_sheet():
-    """Title, columns, rows; everything inside the picture, and gaps of one size."""
+    """Title, columns, rows; everything is inside the picture, and gaps have one size."""
     figure = draw_samples(ten_black_images("my-digits"), SAMPLES)
     figure.draw_without_rendering()
     assert figure.get_suptitle() == "Augmentation of my-digits"
-    columns = ["Original", "Rotation 10° counter- clockwise", "Scale 90%", "Translation 10% right"]
-    boxes = {}
-    for index, ax in enumerate(figure.axes):
-        digit, column = divmod(index, 4)
-        boxes[digit, column] = ax.get_position()
-        has_title, has_label = digit in (0, 5), column == 0
-        assert ax.get_title().replace("\n", " ") == (columns[column] if has_title else "")
-        assert ax.get_ylabel() == (str(digit) if has_label else "")
+    titles = ["Original", "Rotation 10° counter- clockwise", "Scale 90%", "Translation 10% right"]
+    expected = [title for digit in range(10) for title in (titles if digit in (0, 5) else [""] * 4)]
+    assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == expected
+    assert [ax.get_ylabel() for ax in figure.axes[::4]] == list("0123456789")
+    for ax in figure.axes:
         extent = ax.get_tightbbox()
-        assert min(extent.x0, extent.y0) > 0
-        assert extent.x1 < figure.bbox.width
-        assert extent.y1 < figure.bbox.height
-    width, height = figure.get_size_inches()
-    across = (boxes[0, 1].x0 - boxes[0, 0].x1) * width
-    down = (boxes[0, 0].y0 - boxes[1, 0].y1) * height
-    assert across == pytest.approx(down)
-    assert 0 < across < 0.1
-    assert figure.axes[0].get_window_extent().width >= 28 * 5, "five pixels for one of MNIST's"
+        assert 0 < extent.x0 < extent.x1 < figure.bbox.width
+        assert 0 < extent.y0 < extent.y1 < figure.bbox.height
+    first, right, below = (figure.axes[index].get_window_extent() for index in (0, 1, 4))
+    assert first.width >= 28 * 5, "five pixels for one of MNIST's"
+    gap = right.x0 - first.x1
+    assert 0 < gap < 20
+    assert gap == pytest.approx(first.y0 - below.y1)
 
 
 def test_sheet_of_other_digits_leaves_the_one_of_mnist(monkeypatch, tmp_path, capsys):
     """Without `--output` each source has a file of its own."""
     monkeypatch.setattr(augment, "ROOT", tmp_path)
-    files = {"MNIST": "", "rendered digits": "_rendered", "my-digits": "_my-digits"}
-    for name, end in files.items():
+    for name, end in {"MNIST": "", "rendered digits": "_rendered", "mine": "_mine"}.items():
         monkeypatch.setattr(augment, "load_digits", lambda *_, name=name: ten_black_images(name))
         augment.main([])
         path = tmp_path / f"augmentation_samples{end}.png"
-        assert capsys.readouterr().out == f"wrote {path}\n"
         assert path.exists()
-    assert len(list(tmp_path.iterdir())) == 3
+        assert capsys.readouterr().out == f"wrote {path}\n"

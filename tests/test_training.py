@@ -1,7 +1,6 @@
 """Training and evaluation."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 import model
 from augment import augment
-from model import LightweightCNN, evaluate, predict, shuffled, train, train_epoch
+from model import LightweightCNN, evaluate, predict, shuffled, train
 from support.dataset import Digits
 
 # --- Training against a plainly written loop ----------------------------------------------------
@@ -83,46 +82,27 @@ def test_train_equals_the_plain_loop(float64, lr_schedule):
 
 def test_shuffled_yields_every_image_once_in_a_new_order():
     """Batches of 32 and the rest; pixels become floats from 0 to 1; labels stay with images."""
-    digits = numbered_digits(100)
-    orders = []
+    digits, orders = numbered_digits(100), []
     for _ in range(2):
         batches = list(shuffled(digits.images, digits.labels, 32))
         assert [x.shape for x, _ in batches] == [(b, 1, 28, 28) for b in (32, 32, 32, 4)]
         images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        assert images.dtype == torch.float32
         order = (255 * images[:, 0, 0, 0]).round().long()
         assert torch.equal(images, digits.images[order] / 255), "uint8 is divided by 255"
         assert torch.equal(labels, digits.labels[order]), "a label is not that of its image"
-        orders.append(order)
-    assert torch.equal(orders[0].sort().values, torch.arange(100)), "not every image once"
-    # The chance that a shuffle leaves 20 of 100 in place is below 1e-18.
-    assert (orders[0] == torch.arange(100)).sum() < 20, "not shuffled"
-    assert (orders[0] == orders[1]).sum() < 20, "the same order again"
+        orders.append(order.tolist())
+    assert sorted(orders[0]) == list(range(100)), "not every image once"
+    assert orders[0] != sorted(orders[0]), "not shuffled"
+    assert orders[0] != orders[1], "the same order again"
 
 
-def test_shuffled_takes_floats_as_they_are():
-    images = torch.rand(10, 1, 28, 28)
-    ((x, _),) = shuffled(images, torch.arange(10), 10)
-    assert torch.equal(x.flatten(1).sum(1).sort().values, images.flatten(1).sum(1).sort().values)
-
-
-def test_train_epoch_updates_once_for_each_batch_and_yields_running_means():
-    """In train mode, although the network was in eval mode."""
-    batches = [(torch.rand(n, 1, 28, 28), torch.arange(n)) for n in (4, 4, 2)]
-    network = Recorder().eval()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 0.0)
-    losses, hits, seen = [], [], []
-    for x, y in batches:
-        logits = network.linear(x[:, :, 0, 0]).detach()
-        losses += (-logits.log_softmax(1)[torch.arange(len(y)), y]).tolist()
-        hits += (logits.argmax(1) == y).tolist()
-        seen.append(pytest.approx((len(seen) + 1, sum(losses) / len(losses),
-                                   100 * sum(hits) / len(hits)), rel=1e-5))  # fmt: skip
-    epoch = train_epoch(network, nn.CrossEntropyLoss(), optimizer, scheduler, batches)
-    assert [tuple(progress) for progress in epoch] == seen
-    assert network.training
-    assert scheduler.last_epoch == 3, "the schedule counts updates"
+def test_train_epoch_uses_train_mode():
+    """Although the network was in eval mode; `train` leaves it in eval mode, ready to use."""
+    network, modes = Recorder().eval(), []
+    network.register_forward_pre_hook(lambda network, _: modes.append(network.training))
+    train(network, numbered_digits(64))
+    assert modes == [True, True, False], "two batches, and the test images"
+    assert not network.training
 
 
 @pytest.mark.parametrize("flag", [[], ["--augment"]], ids=["plain", "augmented"])
@@ -161,30 +141,6 @@ def test_log_and_training_follow_the_optimizer_and_the_loss(few_digits, monkeypa
     log = capsys.readouterr().out.splitlines()
     yours = "if you use another optimizer or loss, replace Adam and CrossEntropyLoss above"
     assert log[4:6] == ["  - Optimizer: Rprop (lr=0.006)", "  - Loss: MultiMarginLoss"], yours
-
-
-def test_a_schedule_is_one_entry_of_the_table(monkeypatch, few_digits, capsys):
-    """The flag, the log and the training follow it: with the factor 0 nothing is learned."""
-    monkeypatch.setitem(model.SCHEDULES, "off", lambda done: 0.0)
-    network = Recorder()
-    before = copy.deepcopy(network.state_dict())
-    train(network, numbered_digits(100), lr_schedule="off")
-    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-    model.main(["--lr-schedule", "off"])
-    assert "(lr=0.003, off schedule)" in capsys.readouterr().out
-
-
-def test_loss_that_is_not_finite_ends_training():
-    """The order is known from the seed, so the one bad image tells which batch fails."""
-    digits = numbered_digits(100)
-    images = digits.images / 255
-    images[55] = math.nan
-    torch.manual_seed(1)
-    batch = (torch.randperm(100) == 55).nonzero().item() // 10 + 1
-    network = Recorder()
-    torch.manual_seed(1)
-    with pytest.raises(FloatingPointError, match=rf"epoch 1, batch {batch}/10: .*not finite"):
-        train(network, digits._replace(images=images), batch_size=10)
 
 
 # --- Evaluation ---------------------------------------------------------------------------------
