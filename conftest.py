@@ -5,7 +5,6 @@ import platform
 import re
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,7 +92,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def start(digits, pytestconfig, tmp_path_factory):
-    """A function that starts model.py on the same digits, on a computer set to New York's time."""
+    """A function that starts model.py on the same digits; it returns process and folder."""
     dataset = pytestconfig.getoption("--dataset")
     if dataset == "auto":  # A second process must not search, and warn, again.
         dataset = "mnist" if digits.name == "MNIST" else "rendered"
@@ -105,13 +104,12 @@ def start(digits, pytestconfig, tmp_path_factory):
         process = subprocess.Popen(
             [*command, "--save-model", "weights.pt"],
             cwd=folder,
-            env=os.environ | {"TZ": "America/New_York"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         processes.append(process)
-        return SimpleNamespace(process=process, folder=folder, started=time.time())
+        return process, folder
 
     yield start
     for process in processes:
@@ -119,16 +117,14 @@ def start(digits, pytestconfig, tmp_path_factory):
         process.communicate()
 
 
-def finished(run):
+def finished(process, folder):
     """Wait for a run and return what it left."""
-    stdout, stderr = run.process.communicate()
-    assert run.process.returncode == 0, stderr
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     network = LightweightCNN()
-    network.load_state_dict(torch.load(run.folder / "weights.pt", weights_only=True))
+    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     return SimpleNamespace(
-        started=run.started,
-        ended=time.time(),
-        folder=run.folder,
+        folder=folder,
         lines=stdout.splitlines(),
         stderr=stderr,
         network=network,
@@ -150,9 +146,9 @@ def augmented_start(start):
 
 @pytest.fixture(scope="session")
 def default_run(default_start):
-    return finished(default_start)
+    return finished(*default_start)
 
 
 @pytest.fixture(scope="session")
 def augmented_run(augmented_start):
-    return finished(augmented_start)
+    return finished(*augmented_start)

@@ -53,29 +53,22 @@ def read_grey(path):
         raise DataError(f"{path} is not a regular file; name a picture")
     try:
         with Image.open(path) as file:
-            ImageOps.exif_transpose(file, in_place=True)
-            numbers = file.mode in ("F", "I") or file.mode.startswith("I;")  # 16 or 32 bits
-            if numbers or file.mode not in ("L", "RGB", "RGBA"):
-                picture = file.convert("F" if numbers else "RGBA")
-            else:
-                picture = file
-            picture = picture.reduce(max(1, max(picture.size) // SIDE))
-            if numbers:
-                low, high = picture.getextrema()
-                scale = 255 / max(high - low, 1e-6)
-                picture = picture.point(lambda grey: grey * scale - low * scale)
-            else:  # Transparent paper is white.
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            picture = picture.convert("L")
+            deep = file.mode[0] in "FI"  # numbers of 16 or 32 bits, in any range
+            reducible = file.mode in ("L", "RGB", "RGBA")  # to convert millions of pixels is slow
+            picture = file if reducible else file.convert("F" if deep else "RGBA")
+            picture = ImageOps.exif_transpose(picture.reduce(max(1, max(picture.size) // SIDE)))
+            if not deep:  # Transparent paper is white.
+                paper = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(paper, picture.convert("RGBA"))
     except Exception as error:  # Pillow raises many kinds, SyntaxError among them.
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path} cannot be read as a picture: {reason}") from error
-    picture = ImageOps.contain(picture, (SIDE, SIDE))
+    picture = ImageOps.contain(picture.convert("F"), (SIDE, SIDE))
     if min(picture.size) < 4 * CELL:
         raise DataError(f"{path} is too narrow: {WANTED}")
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return pixels.view(picture.height, picture.width) / 255
+    grey = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.float32)
+    low, high = grey.aminmax() if deep else (0, 255)
+    return ((grey - low) / max(high - low, 1e-6)).view(picture.height, picture.width)
 
 
 def find_ink(grey):

@@ -1,9 +1,11 @@
 """The log of a run."""
 
 import datetime
+import os
 import re
+import time
 
-from helpers import masked
+from helpers import masked, run_python
 
 import model
 from model import LightweightCNN, count_parameters
@@ -37,17 +39,14 @@ def test_log_is_the_documented_one(default_run, digits):
     assert loss == sorted(loss, reverse=True), "the running mean of the loss rises"
 
 
-def test_log_clock_is_ist_in_another_time_zone(default_run):
-    """The host was in New York; the last lines are stamped when they are written."""
-    ist = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
-    stamps = [
-        datetime.datetime.strptime(line[1:20], "%Y-%m-%d %H:%M:%S").replace(tzinfo=ist)
-        for line in default_run.lines
-        if line.startswith("[")
-    ]
-    assert stamps == sorted(stamps)
-    assert default_run.started - 1 <= stamps[0].timestamp()
-    assert stamps[-1].timestamp() <= default_run.ended
+def test_line_is_stamped_in_ist_and_flushed():
+    """On a computer set to New York's time; os._exit() does not flush."""
+    start, environment = time.time(), os.environ | {"TZ": "America/New_York"}
+    code = "import model, os; model.log('a line'); os._exit(0)"
+    printed = run_python("-c", code, env=environment).stdout
+    stamp = datetime.datetime.strptime(printed, "[%Y-%m-%d %H:%M:%S IST] a line\n")
+    utc = (stamp - datetime.timedelta(hours=5, minutes=30)).replace(tzinfo=datetime.UTC)
+    assert start - 1 <= utc.timestamp() <= time.time()
 
 
 def test_log_of_other_flags(few_digits, capsys):

@@ -75,9 +75,3 @@ def test_ctrl_c_ends_quietly_with_130(capsys):
 
     assert run(interrupted) == 130
     assert capsys.readouterr() == ("", "")
-
-
-def test_each_line_of_the_log_is_flushed():
-    """It is there before the run ends; os._exit() does not flush."""
-    done = run_python("-c", "import model, os; model.log('a line'); os._exit(0)")
-    assert done.stdout.endswith(" IST] a line\n")
