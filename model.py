@@ -2,8 +2,8 @@
 
 Over 100 seeds its running training accuracy in that epoch is 95.7% (lowest 95.4), and its test
 accuracy after it is 98.2% (lowest 96.2); `python benchmarks/seeds.py` measures both. A single run
-may end well below the mean, because its last updates are as large as its first. With
-`--lr-schedule linear` they shrink to nothing, and no run falls behind: 98.8%, lowest of ten 98.7.
+may end well below the mean, because the learning rate stays high until the end. With
+`--lr-schedule linear` it falls to zero, and every run ends near the mean: 98.8%, lowest 98.7.
 
 The file can be read from top to bottom: network, training, evaluation, command line.
 """
@@ -34,9 +34,9 @@ class LightweightCNN(nn.Module):
     Input: float32 `(N, 1, 28, 28)` in [0, 1]. Output: logits, float32 `(N, 10)`.
     """
 
-    # To change a layer, edit it in both functions; `pytest` then names what repeats it in the tests
-    # and in README, and textbook.py repeats `forward`. For other classes, change the 10 of fc2,
-    # `check` in support/dataset.py and range(10) in support/sheet.py.
+    # To change a layer, edit both functions, and run `pytest` to find the tests and the lines of
+    # README that must change too. benchmarks/textbook.py has its own `forward`. For other classes,
+    # change the 10 of fc2, `check` in support/dataset.py and range(10) in support/sheet.py.
 
     def __init__(self):
         super().__init__()
@@ -53,10 +53,10 @@ class LightweightCNN(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
-        # Unlike `assert`, this can be traced by torch.fx. Another size needs another fc1, too.
+        # Like `assert`, but export works with it. For another size, change fc1, too.
         torch._assert(x.shape[1:] == (1, 28, 28), "images must have the shape (N, 1, 28, 28)")
-        # LeakyReLU is increasing, so applying it after the pool gives the same values for a
-        # quarter of the work.
+        # LeakyReLU is increasing, so pooling before it gives the same result with a quarter of the
+        # values to compute.
         x = F.leaky_relu(F.max_pool2d(self.bn1(self.conv1(x)), 2), 0.1)  # (N, 12, 14, 14)
         x = F.leaky_relu(F.max_pool2d(self.bn2(self.conv2(x)), 2), 0.1)  # (N, 16, 7, 7)
         x = F.leaky_relu(F.max_pool2d(self.bn3(self.conv3(x)), 2), 0.1)  # (N, 20, 3, 3)
@@ -85,7 +85,7 @@ SCHEDULES = {
 class Progress(NamedTuple):
     """Training loss and accuracy in percent, averaged over the epoch's images so far.
 
-    Each image counts as it was predicted before the update of its own batch, with dropout on.
+    Each image is predicted before the network learns from its batch, and with dropout on.
     """
 
     batch: int
@@ -112,7 +112,10 @@ def shuffled(images, labels, batch_size):
 
 
 def train_epoch(network, criterion, optimizer, scheduler, batches):
-    """Update the network once for each batch, and yield Progress after each update."""
+    """Update the network once for each batch, and yield Progress after each update.
+
+    A generator: each step of the caller's `for` loop trains on one batch.
+    """
     network.train()
     loss_sum, correct, seen = 0.0, 0, 0
     for batch, (x, y) in enumerate(batches, start=1):
@@ -163,13 +166,14 @@ def train(
     """
     batch_size = min(batch_size, len(digits.images))
     batches_per_epoch = math.ceil(len(digits.images) / batch_size)
-    # For another optimizer or loss, change its line: the log names its class. `pytest` then names
-    # the tests that repeat it. The default of lr stands above and in `parse_args`. fused=True only
-    # makes Adam faster.
+    # To change optimizer or loss, edit these two lines; the log follows. Leave out fused=True if
+    # your optimizer does not know it: it only saves time. The default of lr stands above and in
+    # `parse_args`. Run `pytest` to find the tests that must change too.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    schedule, updates = SCHEDULES[lr_schedule], epochs * batches_per_epoch
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done / updates))
+    schedule = SCHEDULES[lr_schedule]
+    updates = epochs * batches_per_epoch
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / updates))
 
     title = "MNIST Training" if digits.name == "MNIST" else f"Training on {digits.name}"
     log(f"Starting {title}")
@@ -185,27 +189,32 @@ def train(
         print(f"  - Transform: {getattr(transform, '__name__', transform)}")
 
     history = []
+    width = 2 * len(str(batches_per_epoch)) + 2  # of "1875/1875,"
     for epoch in range(1, epochs + 1):
         log(f"Starting Epoch {epoch}")
-        logged = []
         batches = shuffled(digits.images, digits.labels, batch_size)
         if transform is not None:
-            batches = ((transform(x), y) for x, y in batches)  # one batch at a time, when needed
+            batches = ((transform(x), y) for x, y in batches)  # each batch just before it is used
+        logged = []
         for progress in train_epoch(network, criterion, optimizer, scheduler, batches):
-            batch, loss, accuracy = progress
-            if not math.isfinite(loss):
+            if not math.isfinite(progress.loss):
                 raise FloatingPointError(
-                    f"epoch {epoch}, batch {batch}/{batches_per_epoch}: the loss is not finite; "
+                    f"epoch {epoch}, batch {progress.batch}: the loss is not finite; "
                     "try a smaller learning rate (--lr)"
                 )
-            if batch % log_interval == 0:
-                position = f"{batch}/{batches_per_epoch},"
-                position = position.ljust(2 * len(str(batches_per_epoch)) + 2)  # aligns the columns
-                log(f"Epoch {epoch}, Batch {position} Loss: {loss:.4f}, Accuracy: {accuracy:5.2f}%")
-            if batch % log_interval == 0 or batch == batches_per_epoch:
+            if progress.batch % log_interval == 0:
+                position = f"{progress.batch}/{batches_per_epoch},"
+                log(
+                    f"Epoch {epoch}, Batch {position:{width}} "
+                    f"Loss: {progress.loss:.4f}, Accuracy: {progress.accuracy:5.2f}%"
+                )
                 logged.append(progress)
-        # These are the values after the last batch, the means over the whole epoch.
-        log(f"Epoch {epoch} completed - Final Loss: {loss:.4f}, Final Accuracy: {accuracy:.2f}%")
+        if progress not in logged:
+            logged.append(progress)  # the last batch, and with it the means over the whole epoch
+        log(
+            f"Epoch {epoch} completed - "
+            f"Final Loss: {progress.loss:.4f}, Final Accuracy: {progress.accuracy:.2f}%"
+        )
         test_accuracy = evaluate(network, digits.test_images, digits.test_labels)
         if epochs > 1:
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
@@ -260,7 +269,7 @@ def evaluate(network, images, labels):
 def parse_args(argv=None):
     """Return the flags, checked; print usage and exit with status 2 if one is wrong."""
     parser = cli.ArgumentParser(description="Train LightweightCNN on the CPU.")
-    add, count = parser.add_argument, cli.positive_int
+    add, count = parser.add_argument, cli.positive_int  # so that a flag fits on a line
     add("--epochs", type=count, default=1, metavar="N", help="passes over the training images")
     add("--batch-size", type=count, default=32, metavar="N", help="images per update")
     add(

@@ -75,23 +75,24 @@ def load_digits(dataset="auto", data_dir=None):
 
 def check(images, labels, what):
     """Raise DataError unless images and labels are as Digits says; warn of likely mistakes."""
-    count = len(images)
-    if count == 0 or (images.dtype, images.shape) != (torch.uint8, (count, 1, 28, 28)):
-        wanted, got = "images must be uint8 (N, 1, 28, 28), N > 0", images
-    elif (labels.dtype, labels.shape) != (torch.int64, (count,)):
-        wanted, got = f"labels must be int64 ({count},)", labels
+    count, wrong = len(images), None
+    if (images.dtype, labels.dtype) != (torch.uint8, torch.int64):
+        wrong = f"images must be uint8 and labels int64, got {images.dtype} and {labels.dtype}"
+    elif count == 0 or images.shape != (count, 1, 28, 28):
+        wrong = f"images must have the shape (N, 1, 28, 28), N > 0, got {tuple(images.shape)}"
+        wrong += "; for another size, change check() and model.py"
+    elif labels.shape != (count,):
+        wrong = f"{count} images need labels of the shape ({count},), got {tuple(labels.shape)}"
     elif labels.min() < 0 or labels.max() > 9:
-        found = f"labels must be from 0 to 9, got {labels.unique().tolist()}"
-        raise DataError(f"{what}: {found}; for other classes, change fc2 in model.py and check()")
-    else:
-        absent = (labels.bincount(minlength=10) == 0).nonzero().flatten().tolist()
-        if absent:
-            warn(f"{what}: no image of {absent}; were the digits sorted when you split them?")
-        if images[:1000].float().mean() > 127:
-            warn(f"{what}: mostly light pixels; digits must be white on black")
-        return
-    found = f"{str(got.dtype).removeprefix('torch.')} {tuple(got.shape)}"
-    raise DataError(f"{what}: {wanted}, got {found}; for another size, change check() and model.py")
+        wrong = f"labels must be from 0 to 9, got {labels.unique().tolist()}"
+        wrong += "; for other classes, change fc2 in model.py and check()"
+    if wrong:
+        raise DataError(f"{what}: {wrong}")
+    absent = (labels.bincount(minlength=10) == 0).nonzero().flatten().tolist()
+    if absent:
+        warn(f"{what}: no image of {absent}; were the digits sorted when you split them?")
+    if images[:1000].float().mean() > 127:
+        warn(f"{what}: mostly light pixels; digits must be white on black")
 
 
 def warn(text):

@@ -40,7 +40,7 @@ def test_checksums_are_those_of_mnists_files(digits):
 
 
 @pytest.mark.parametrize("name", ["mnist", "auto"])
-def test_files_are_read_as_they_are(tiny_mnist, name):
+def test_files_are_read_and_left_unchanged(tiny_mnist, name):
     before = content_of(tiny_mnist.folder)
     assert same(load_digits(name, tiny_mnist.folder), tiny_mnist.digits)
     assert content_of(tiny_mnist.folder) == before
@@ -54,28 +54,26 @@ def test_unknown_dataset_is_an_error():
 # --- Digits of another source -------------------------------------------------------------------
 
 IMAGES, LABELS = torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10)
-INT64 = r"labels must be int64 \(10,\), got "
+GOOD = (IMAGES, LABELS)
+REFUSED = {
+    r"uint8 and labels int64, got torch.float32 and torch.int64": (IMAGES / 255, LABELS),
+    r"uint8 and labels int64, got torch.uint8 and torch.int32": (IMAGES, LABELS.int()),
+    r"shape \(N, 1, 28, 28\), N > 0, got \(10, 28, 28\); for another size": (IMAGES[:, 0], LABELS),
+    r"shape \(N, 1, 28, 28\), N > 0, got \(0, 1, 28, 28\)": (IMAGES[:0], LABELS[:0]),
+    r"10 images need labels of the shape \(10,\), got \(4,\)": (IMAGES, LABELS[:4]),
+    r"from 0 to 9, got .* 10\]; for other classes, change fc2": (IMAGES, LABELS + 1),
+    r"from 0 to 9, got \[-1, 0, ": (IMAGES, LABELS - 1),
+}
 
 
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        (IMAGES[:, 0], LABELS, r"uint8 \(N, 1, 28, 28\), N > 0, got uint8 \(10, 28, 28\); for ano"),
-        (IMAGES / 255, LABELS, r"got float32 \(10, 1, 28, 28\); for another size, change check()"),
-        (IMAGES[:0], LABELS[:0], r"N > 0, got uint8 \(0, 1, 28, 28\); for another size, change"),
-        (IMAGES, LABELS.int(), rf"{INT64}int32 \(10,\); for another size, change"),
-        (IMAGES, LABELS[:4], rf"{INT64}int64 \(4,\); for another size, change"),
-        (IMAGES, LABELS + 1, r"labels must be from 0 to 9, got .* 10\]; for other classes, change"),
-        (IMAGES, LABELS - 1, r"labels must be from 0 to 9, got \[-1, 0, .* change fc2 in model.py"),
-    ],
-)
-def test_tensors_of_another_kind_are_refused(monkeypatch, images, labels, message):
-    bad, good = (images, labels), (IMAGES, LABELS)
-    for digits, name in (((*bad, *good), "training"), ((*good, *bad), "test")):
-        digits = Digits(*digits, "my-digits")
-        monkeypatch.setitem(dataset.SOURCES, "my-digits", lambda _, digits=digits: digits)
-        with pytest.raises(DataError, match=f"^my-digits, {name} set: .*{message}"):
-            load_digits("my-digits")
+@pytest.mark.parametrize("message", REFUSED)
+@pytest.mark.parametrize("split", ["training", "test"])
+def test_tensors_of_another_kind_are_refused(monkeypatch, split, message):
+    bad = REFUSED[message]
+    digits = Digits(*(bad + GOOD if split == "training" else GOOD + bad), "my-digits")
+    monkeypatch.setitem(dataset.SOURCES, "my-digits", lambda _: digits)
+    with pytest.raises(DataError, match=f"^my-digits, {split} set: .*{message}"):
+        load_digits("my-digits")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +200,7 @@ def mirror(archives, monkeypatch):
 
 
 def test_archives_need_no_download(tiny_mnist, archives):
-    """They are unpacked beside themselves."""
+    """Nobody listens where downloads go. The archives are kept, beside the unpacked files."""
     for file in FILES:
         (tiny_mnist.raw / file).unlink()
         (archives / f"{file}.gz").rename(tiny_mnist.raw / f"{file}.gz")

@@ -18,11 +18,13 @@ def network():
 
 
 def test_fresh_network_overfits_one_batch(network, digits):
-    """32 images, 60 updates: it knows every one of them by heart."""
+    """After 60 updates on the same 32 images, it predicts all of them correctly."""
     images, labels = digits.images[:32], digits.labels[:32]
     history = train(network, Digits(images, labels, images, labels, "few"), epochs=60)
     loss = history[-1].progress[-1].loss
-    assert loss < 0.1, f"60 updates leave a loss of {loss:.2f}: is lr too small, or the loss new?"
+    assert loss < 0.1, (
+        f"60 updates leave a loss of {loss:.2f}: is lr too small, or did the loss change?"
+    )
     assert evaluate(network, images, labels) == 100
 
 

@@ -170,12 +170,13 @@ def test_file_that_is_not_a_picture_is_refused(tmp_path):
 
 
 def test_parts_are_connected_and_the_largest_comes_first():
-    """Diagonal neighbours are connected; a spiral is one part."""
+    """Diagonal neighbours are connected; a spiral is one part; also upside down."""
     rows = ["###.....#", "..#.####.", "#.#.#..#.", "#.#.##.#.", "#.#....#.", "#.######."]
     mask = torch.tensor([[cell == "#" for cell in row] for row in rows])
-    spiral, rest = find_parts(mask)
-    assert (spiral.sum().item(), rest.sum().item()) == (24, 4)
-    assert torch.equal(spiral | rest, mask)
+    for cells in (mask, mask.flip(0)):
+        parts = find_parts(cells)
+        assert [part.sum().item() for part in parts] == [24, 4]
+        assert torch.equal(parts[0] | parts[1], cells)
 
 
 def test_threshold_lies_between_two_heaps():

@@ -127,7 +127,7 @@ def test_commands_and_links_name_files_that_exist():
 def test_snippet_predicts_your_own_digit(default_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pt").write_bytes((default_run.folder / "weights.pt").read_bytes())
-    picture = Image.new("L", (280, 280), 255)
+    picture = Image.new("L", (280, 280), 255)  # of a 7
     ImageDraw.Draw(picture).line([(60, 60), (180, 60), (110, 220)], fill=0, width=18)
     picture.save("digit.png")
     run_block("read_picture")
