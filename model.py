@@ -268,24 +268,18 @@ def evaluate(network, images, labels):
 
 def parse_args(argv=None):
     """Return the flags, checked; print usage and exit with status 2 if one is wrong."""
-    parser = cli.ArgumentParser(description="Train LightweightCNN on the CPU.")
+    parser = cli.ArgumentParser(description="Train LightweightCNN to recognize digits, on the CPU.")
     add, count = parser.add_argument, cli.positive_int  # so that a flag fits on a line
     add("--epochs", type=count, default=1, metavar="N", help="passes over the training images")
     add("--batch-size", type=count, default=32, metavar="N", help="images per update")
-    add(
-        "--lr",
-        type=cli.learning_rate,
-        default=0.003,
-        metavar="LR",
-        help="learning rate at the start",
-    )
-    add("--lr-schedule", choices=SCHEDULES, default="constant", help="how it changes over the run")
-    add("--seed", type=cli.seed, default=42, metavar="S", help="same seed, same weights")
+    add("--lr", type=cli.learning_rate, default=0.003, metavar="LR", help="initial learning rate")
+    add("--lr-schedule", choices=SCHEDULES, default="constant", help="learning rate over the run")
+    add("--seed", type=cli.seed, default=42, metavar="S", help="seed of all random choices")
     add("--log-interval", type=count, default=100, metavar="N", help="batches per line of the log")
-    add("--augment", action="store_true", help="rotate, shift or scale 20%% of the images")
+    add("--augment", action="store_true", help="rotate, shift or scale 20%% of the training images")
     cli.add_dataset_flags(parser)
-    add("--save-model", type=cli.output_file, metavar="PATH", help="file for the state_dict")
-    add("--report", type=cli.picture_file, metavar="PATH", help="picture of the run: png, pdf, svg")
+    add("--save-model", type=cli.output_file, metavar="PATH", help="save the weights (state_dict)")
+    add("--report", type=cli.picture_file, metavar="PATH", help="draw the run: .png, .pdf, .svg")
     args = parser.parse_args(argv)
     if args.report is not None and args.report == args.save_model:
         parser.error(f"--save-model and --report are the same file: {args.report}")
