@@ -18,15 +18,15 @@ from augment import augment, rotate, scale, translate
 from model import LightweightCNN, count_parameters, evaluate, predict, train
 
 # The gates: what each metric must be above or below, and its unit. `benchmarks/seeds.py` measures
-# those in percent over 21 to 100 seeds. Below the lowest seed every gate leaves at least as much
-# room as there is from the tenth percentile down to the lowest; "test accuracy" has 0.8 of it. For
-# a gate of your own, add a bound here and a test below that calls `gate({"its name": value})`: the
-# fixture `trained` has the networks. To choose the bound, measure it in benchmarks/seeds.py, too.
+# those in percent over 21 to 140 runs. Each gate lies at least as far below the lowest run as that
+# lies below the tenth percentile. For a gate of your own, add a bound here and a test below that
+# calls `gate({"its name": value})`: the fixture `trained` has the networks. To choose the bound,
+# measure the metric in benchmarks/seeds.py, too.
 GATES = {
     "parameters": ("<", 25_000, ""),
     "first epoch accuracy": (">", 95.0, "%"),
     "first epoch accuracy, augmented": (">", 95.0, "%"),
-    "test accuracy": (">", 95.0, "%"),
+    "test accuracy": (">", 90.0, "%"),
     "test accuracy, mean of three": (">", 97.7, "%"),
     "lowest digit": (">", 95.5, "%"),
     "smallest gradient norm": (">", 3e-3, ""),
@@ -222,15 +222,6 @@ def test_noise_robustness(trained, digits, gate):
     )
     gate({"accuracy, noise 0.1": light, "accuracy, noise 0.2": strong})
     assert light > strong
-
-
-@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.1])
-def test_noise_has_the_sigma_it_claims(sigma):
-    """On mid-grey, 5 sigma from clamping: mean and deviation, within five standard errors."""
-    noise = noisy(torch.full((100, 1, 28, 28), 0.5), sigma) - 0.5
-    assert noise.mean().item() == pytest.approx(0, abs=5 * sigma / 280 + 1e-9)
-    assert noise.std().item() == pytest.approx(sigma, abs=5 * sigma / 396 + 1e-9)
-    assert (noisy(torch.ones(1, 1, 28, 28), sigma) <= 1).all()
 
 
 # --- 5. Augmentation ----------------------------------------------------------------------------

@@ -11,16 +11,18 @@ from helpers import ROOT, run_python
 
 import model
 from support.command_line import run
+from support.dataset import FILES
 
 
-def test_bad_data_ends_with_one_line_and_status_1(tiny_mnist, capsys):
-    (tiny_mnist.raw / "t10k-labels-idx1-ubyte").write_bytes(b"")
-    flags = ["--dataset", "auto", "--data-dir", str(tiny_mnist.folder)]
-    assert run(model.main, flags) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert f": error: the t10k files of MNIST in {tiny_mnist.raw} " in err
+@pytest.mark.parametrize("script", ["model.py", "augment.py"])
+def test_bad_data_ends_with_one_line_and_status_1(tmp_path, script):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in FILES:
+        (raw / file).write_bytes(b"not MNIST")
+    done = run_python(ROOT / script, "--dataset", "auto", "--data-dir", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"{script}: error: the train files of MNIST in {raw} are damaged")
 
 
 def test_loss_that_is_not_finite_ends_with_status_1(few_digits, capsys, tmp_path):
@@ -52,6 +54,7 @@ def test_what_the_terminal_cannot_show_is_replaced():
 PRINT_LINES = """if True:
     import sys
     from support.command_line import run
+from support.dataset import FILES
     sys.exit(run(lambda _: [print("line", flush=True) for _ in range(100_000)]))
 """
 
