@@ -166,9 +166,10 @@ def train(
     """
     batch_size = min(batch_size, len(digits.images))
     batches_per_epoch = math.ceil(len(digits.images) / batch_size)
-    # To change optimizer or loss, edit these two lines; the log follows. Leave out fused=True if
-    # your optimizer does not know it: it only saves time. The default of lr stands above and in
-    # `parse_args`. Run `pytest` to find the tests that must change too.
+    # To change optimizer or loss, edit these two lines; the log shows their names and lr. Leave out
+    # fused=True, which only saves time, if your optimizer does not know it. The default of lr
+    # stands above and in `parse_args`. Run `pytest` to find the tests that must change too;
+    # benchmarks/textbook.py has both lines, too.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
     schedule = SCHEDULES[lr_schedule]

@@ -20,12 +20,8 @@ def network():
 def test_fresh_network_overfits_one_batch(network, digits):
     """After 60 updates on the same 32 images, it predicts all of them correctly."""
     images, labels = digits.images[:32], digits.labels[:32]
-    history = train(network, Digits(images, labels, images, labels, "few"), epochs=60)
-    loss = history[-1].progress[-1].loss
-    assert loss < 0.1, (
-        f"60 updates leave a loss of {loss:.2f}: is lr too small, or did the loss change?"
-    )
-    assert evaluate(network, images, labels) == 100
+    train(network, Digits(images, labels, images, labels, "few"), epochs=60)
+    assert evaluate(network, images, labels) == 100, "the network or the training cannot learn"
 
 
 SHAPES = [(4, 3, 28, 28), (4, 1, 32, 32), (4, 1, 28, 1), (4, 1, 1, 28), (4, 28, 28), (4, 784)]

@@ -54,7 +54,6 @@ def test_what_the_terminal_cannot_show_is_replaced():
 PRINT_LINES = """if True:
     import sys
     from support.command_line import run
-from support.dataset import FILES
     sys.exit(run(lambda _: [print("line", flush=True) for _ in range(100_000)]))
 """
 
