@@ -55,9 +55,10 @@ def warp(images, degrees=0.0, right=0.0, down=0.0, factor=1.0):
     rotation = matrices(angle.cos(), -angle.sin() * aspect, angle.sin() / aspect, angle.cos())
     # From a pixel of the result to where it comes from: shift back, rotate back, scale back.
     # Another operation is one more amount above, and here one more matrix, its inverse. To slant by
-    # k pixels to the right per pixel upwards, as italics do: `@ matrices(one, k * aspect, zero,
-    # one)`, with tensors of ones and zeros like k. Then give `augment` a fourth operation, and add
-    # it to OPERATIONS and torchvision_affine in test_model.py, and to README's list.
+    # k pixels to the right per pixel upwards, as italics do: `matrices(one, k * aspect, zero, one)
+    # @ rotation`, with tensors of ones and zeros like k. Then give `augment` a fourth operation,
+    # and add it to OPERATIONS, MIX and torchvision_affine in test_model.py (where it is called
+    # shear=[math.degrees(math.atan(k)), 0]), to README's list and to the help of --augment.
     linear = rotation / factor.view(-1, 1, 1)  # (N, 2, 2)
     shift = torch.stack([2 * right, 2 * down], dim=1).unsqueeze(2)  # (N, 2, 1)
     grid = F.affine_grid(

@@ -36,7 +36,7 @@ class LightweightCNN(nn.Module):
 
     # To change a layer, edit both functions, and run `pytest` to find the tests and the lines of
     # README that must change too. benchmarks/textbook.py has its own `forward`. For other classes,
-    # change the 10 of fc2, `check` in support/dataset.py and range(10) in support/sheet.py.
+    # change the 10 of fc2, and `check` in support/dataset.py.
 
     def __init__(self):
         super().__init__()

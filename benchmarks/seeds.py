@@ -208,7 +208,7 @@ def summary(name, values):
 
 def readme_table(values):
     """Yield the lines of README's table; `values` maps the dataset to metrics to their values."""
-    yield "| metric | gate | MNIST, mean ± sd | lowest | rendered, lowest |"
+    yield "| metric | gate | MNIST, mean ± sd | worst run | rendered digits, worst run |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     for name in GATES:
         cells, gate = [], ""

@@ -80,7 +80,7 @@ def check(images, labels, what):
         wrong = f"images must be uint8 and labels int64, got {images.dtype} and {labels.dtype}"
     elif count == 0 or images.shape != (count, 1, 28, 28):
         wrong = f"images must have the shape (N, 1, 28, 28), N > 0, got {tuple(images.shape)}"
-        wrong += "; for another size, change check() and model.py"
+        wrong += "; for another size, change check(), and forward() and fc1 in model.py"
     elif labels.shape != (count,):
         wrong = f"{count} images need labels of the shape ({count},), got {tuple(labels.shape)}"
     elif labels.min() < 0 or labels.max() > 9:
@@ -186,7 +186,7 @@ def read_mnist(root, raw):
 # The values of --dataset -> functions that return Digits, given the data folder. For digits of your
 # own, add a line here, such as `"my-digits": load_my_digits,` and above it the function; add the
 # name to the usage in README. Shuffle before you split; digits must be white on black, as
-# `read_picture` delivers them. Save them with `torch.save((images, labels), path)`.
+# `read_picture` delivers them. `torch.save((images, labels), path)` saves them into --data-dir.
 #     def load_my_digits(data_dir):
 #         images, labels = torch.load(data_dir / "my_digits.pt")  # uint8 (N, 1, 28, 28), int64 (N,)
 #         return Digits(images[1000:], labels[1000:], images[:1000], labels[:1000], "my-digits")
