@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from helpers import ROOT, Recorder, numbered_digits, run_python
+from helpers import Recorder, numbered_digits, run_python
 
 import model
 from model import LightweightCNN, predict, train
@@ -45,8 +45,7 @@ def test_weights_do_not_depend_on_the_number_of_cores(few_digits, tmp_path):
     """Nor on OMP_NUM_THREADS. And nothing that only drawing needs is imported."""
     model.main(["--save-model", str(tmp_path / "all.pt")])
     torch.save([tensor.clone() for tensor in few_digits[:4]], tmp_path / "digits.pt")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
-    done = run_python("-c", ON_ONE_CORE, tmp_path, env=environment)
+    done = run_python("-c", ON_ONE_CORE, tmp_path, env=os.environ | {"OMP_NUM_THREADS": "2"})
     assert done.stdout.splitlines()[-1:] == ["False"], done.stderr
     every, one = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("all", "one"))
     assert all(torch.equal(every[key], one[key]) for key in every)
