@@ -119,9 +119,9 @@ def test_first_epoch_accuracy_with_augmentation(trained, gate):
 def test_accuracy_on_the_test_images(trained, digits, gate):
     """Of the saved weights, on all test images; the log states the same number.
 
-    One run may fall well below the mean, because its last updates are made with the full learning
-    rate: over 100 seeds the mean is 98.24% and the lowest 96.23%, so the gate is the 95% that the
-    specification asks for. The sharp gate is the next one.
+    One run may end far below the mean of 98.2%, because its last updates are made with the full
+    learning rate: seed 144 ends at 94.46% on a processor with AVX-512. So this gate is loose: it
+    stops a run that has gone wrong, and no unlucky one. The tight gate is the next one.
     """
     run = trained.default_run
     accuracy = evaluate(run.network, digits.test_images, digits.test_labels)
@@ -132,7 +132,7 @@ def test_accuracy_on_the_test_images(trained, digits, gate):
 def test_mean_accuracy_of_three_networks(trained, digits, gate):
     """Of the networks trained on thirds of the set, on the test images.
 
-    The linear schedule and the mean leave no tail: over 40 seeds 98.03%, and 97.89% at the lowest.
+    The linear schedule and the mean leave no tail: over 40 seeds 98.03%, and the lowest is 97.89%.
     """
     accuracy = mean_accuracy(trained.plain, digits.test_images, digits)
     gate({"test accuracy, mean of three": accuracy})

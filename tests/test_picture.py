@@ -82,11 +82,19 @@ def framed(picture):
     return picture
 
 
+def with_thumb(picture):
+    """In a corner, and larger than the digit."""
+    ImageDraw.Draw(picture).ellipse((-60, 190, 60, 340), fill="black")
+    return picture
+
+
 LARGE = drawn().resize((1400, 1400), Image.Resampling.BICUBIC)
 PICTURES = {
     "off centre": drawn(left=20, top=100),
-    "at the border": drawn(left=8, top=8),
+    "at the left and upper border": drawn(left=8, top=8),
+    "at the right and lower border": drawn(left=172, top=112),
     "framed": framed(drawn()),
+    "with a thumb": with_thumb(drawn(left=120, top=40)),
     "white on black": drawn(ink="white", paper="black"),
     "colour": drawn(ink="navy", paper="lightyellow"),
     "large": LARGE,
