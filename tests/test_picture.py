@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from model import predict
 from support.command_line import one_thread
 from support.dataset import DataError
-from support.picture import centred, find_parts, otsu_threshold, read_picture
+from support.picture import centred, find_ink, find_parts, otsu_threshold, read_picture
 
 
 def drawn(left=90, top=60, ink="black", paper="white"):
@@ -175,6 +175,15 @@ def test_file_that_is_not_a_picture_is_refused(tmp_path):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(DataError, match="is not a regular file; name a picture"):
             read_picture(tmp_path / "pipe")
+
+
+def test_ink_is_relative_to_the_paper():
+    """On mid-grey paper, black is as much ink as white is."""
+    grey = torch.full((128, 128), 0.5)
+    grey[40:60, 40:60], grey[80:100, 80:100] = 0, 1
+    dark, light = find_ink(grey)
+    assert (dark[50, 50], light[50, 50]) == (1, 0)
+    assert (dark[90, 90], light[90, 90]) == (0, 1)
 
 
 def test_parts_are_connected_and_the_largest_comes_first():
