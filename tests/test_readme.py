@@ -81,7 +81,7 @@ def test_table_of_layers_and_the_flow_above_it():
 def test_number_of_parameters_is_that_of_the_network(path):
     text = (ROOT / path).read_text(encoding="utf-8").replace("%2C", ",")
     text = text.replace("MLP of 11,140", "")  # benchmarks/seeds.py has it
-    found = re.findall(r"(?:exactly |parameters-)(\d+,\d+)|(\d+,\d+) parameter", text)
+    found = re.findall(r"(?:here |parameters-)(\d+,\d+)|(\d+,\d+) parameter", text)
     count = f"{model.count_parameters(model.LightweightCNN()):,}"
     assert {"".join(groups) for groups in found} == {count}
 
