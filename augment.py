@@ -106,7 +106,8 @@ def augment(images, p=0.2, generator=None):
 
 # --- The sample sheet -------------------------------------------------------------------------
 
-# Exaggerated, so that the changes are visible.
+# Exaggerated, so that the changes are visible. Another column needs its words, and a picture to
+# compare with, in tests/test_sheet.py.
 SAMPLES = {
     "Rotation\n10° counter-\nclockwise": lambda images: rotate(images, 10),
     "Scale\n90%": lambda images: scale(images, 0.9),

@@ -29,7 +29,7 @@ IST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))  # Indian Stand
 
 
 class LightweightCNN(nn.Module):
-    """Three convolutions and two linear layers that map images of digits to logits.
+    """Convolutions, then linear layers, that map images of digits to logits.
 
     Input: float32 `(N, 1, 28, 28)` in [0, 1]. Output: logits, float32 `(N, 10)`.
     """
@@ -168,8 +168,8 @@ def train(
     batches_per_epoch = math.ceil(len(digits.images) / batch_size)
     # To change optimizer or loss, edit these two lines; the log shows their names and lr. Leave out
     # fused=True, which only saves time, if your optimizer does not know it. The default of lr
-    # stands above and in `parse_args`. Run `pytest` to find the tests that must change too;
-    # benchmarks/textbook.py has both lines, too.
+    # stands above and in `parse_args`. Run `pytest` to find the tests that must change too, and
+    # change optimizer and loss in benchmarks/textbook.py.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
     schedule = SCHEDULES[lr_schedule]

@@ -21,7 +21,7 @@ from model import LightweightCNN, count_parameters, evaluate, predict, train
 # those in percent over 21 to 140 runs. Each gate lies at least as far beyond the worst run as that
 # lies beyond the tenth percentile. For a gate of your own, add a bound here and a test below that
 # calls `gate({"its name": value})`: the fixture `default_run` has the network of one run, `trained`
-# all. To choose the bound, measure the metric in benchmarks/seeds.py, too.
+# all. To choose the bound, measure the metric in benchmarks/seeds.py, and add its row to README.
 GATES = {
     "parameters": ("<", 25_000, ""),
     "first epoch accuracy": (">", 95.0, "%"),

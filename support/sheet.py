@@ -21,7 +21,7 @@ def draw_samples(digits, operations):
     # Two blocks of digits, measured in pixels: 6 for each of MNIST's.
     rows = math.ceil(len(classes) / 2)
     size, gap, left, top, border = 28 * 6, 12, 76, 168, 24
-    block_width = left + 4 * size + 3 * gap
+    block_width = left + len(columns) * (size + gap) - gap
     width, height = 2 * block_width + border, top + rows * size + (rows - 1) * gap + border
     figure = Figure(figsize=(width / 200, height / 200), dpi=200, facecolor="0.88")
     figure.suptitle(f"Augmentation of {digits.name}", fontsize=12, y=0.985)

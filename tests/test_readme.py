@@ -83,7 +83,7 @@ def test_number_of_parameters_is_that_of_the_network(path):
     text = text.replace("MLP of 11,140", "")  # benchmarks/seeds.py has it
     found = re.findall(r"(?:here |parameters-)(\d+,\d+)|(\d+,\d+) parameter", text)
     count = f"{model.count_parameters(model.LightweightCNN()):,}"
-    assert {"".join(groups) for groups in found} == {count}
+    assert {"".join(groups) for groups in found} == {count}, f"correct the numbers in {path}"
 
 
 def test_usage_is_that_of_help(capsys):

@@ -59,7 +59,7 @@ def test_train_equals_the_plain_loop(float64, lr_schedule):
                 expected[-1].append(pytest.approx(row))
     changed = (
         "if you changed a layer, change plain_logits() in tests/helpers.py, too; if you changed "
-        "the optimizer, the learning rate or the loss, change the loop in this test"
+        "the optimizer, lr or loss, change optimizer, 0.003 or loss in this test"
     )
     assert [[tuple(p) for p in epoch.progress] for epoch in history] == expected, changed
     theirs = plain.state_dict()
