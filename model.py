@@ -34,9 +34,9 @@ class LightweightCNN(nn.Module):
     Input: float32 `(N, 1, 28, 28)` in [0, 1]. Output: logits, float32 `(N, 10)`.
     """
 
-    # To change a layer, edit both functions, and run `pytest` to find the tests and the lines of
-    # README that must change too. benchmarks/textbook.py has its own `forward`. For other classes,
-    # change the 10 of fc2, and `check` in support/dataset.py.
+    # To change a layer, edit `__init__` and `forward`, and run `pytest` to find the tests and the
+    # lines of README that must change too. benchmarks/textbook.py has its own `forward`. For other
+    # classes, change the 10 of fc2, and `check` in support/dataset.py.
 
     def __init__(self):
         super().__init__()
@@ -114,7 +114,7 @@ def shuffled(images, labels, batch_size):
 def train_epoch(network, criterion, optimizer, scheduler, batches):
     """Update the network once for each batch, and yield Progress after each update.
 
-    A generator: each step of the caller's `for` loop trains on one batch.
+    A generator: a call alone does nothing; each step of a `for` loop over it trains on one batch.
     """
     network.train()
     loss_sum, correct, seen = 0.0, 0, 0
@@ -172,6 +172,7 @@ def train(
     # change optimizer and loss in benchmarks/textbook.py.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
+    # LambdaLR counts the calls of scheduler.step(), and multiplies lr by the factor for that count.
     schedule = SCHEDULES[lr_schedule]
     updates = epochs * batches_per_epoch
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / updates))
@@ -194,8 +195,8 @@ def train(
     for epoch in range(1, epochs + 1):
         log(f"Starting Epoch {epoch}")
         batches = shuffled(digits.images, digits.labels, batch_size)
-        if transform is not None:
-            batches = ((transform(x), y) for x, y in batches)  # each batch just before it is used
+        if transform is not None:  # It is called for each batch just before the batch is used.
+            batches = ((transform(x), y) for x, y in batches)
         logged = []
         for progress in train_epoch(network, criterion, optimizer, scheduler, batches):
             if not math.isfinite(progress.loss):
@@ -210,7 +211,7 @@ def train(
                     f"Loss: {progress.loss:.4f}, Accuracy: {progress.accuracy:5.2f}%"
                 )
                 logged.append(progress)
-        if progress not in logged:
+        if progress.batch % log_interval != 0:
             logged.append(progress)  # the last batch, and with it the means over the whole epoch
         log(
             f"Epoch {epoch} completed - "
