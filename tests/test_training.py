@@ -110,7 +110,7 @@ def test_only_training_images_are_augmented(few_digits, monkeypatch, flag):
 
     monkeypatch.setattr(model, "evaluate", record)
     model.main(["--epochs", "2", *flag])
-    assert transformed == (20 * [32] if flag else [])
+    assert transformed == (20 * [32] if flag else []), "not each training batch, and nothing else"
     assert len(evaluated) == 2, "once after each epoch"
     for images, labels in evaluated:
         assert images is few_digits.test_images
@@ -152,9 +152,10 @@ def test_evaluate_leaves_the_network_as_it_was(digits):
     for mode in (True, False):
         network.train(mode)
         accuracies.append(evaluate(network, x, y))
-        assert network.training is mode
+        assert network.training is mode, "evaluate has changed the mode"
     after = network.state_dict()
-    assert all(torch.equal(after[key], before[key]) for key in before)
+    for key in before:
+        assert torch.equal(after[key], before[key]), f"evaluate has changed {key}: in train mode?"
     assert all(p.grad is None for p in network.parameters())
     predicted = predict(network, x)
     assert not predicted.requires_grad
