@@ -94,7 +94,9 @@ def test_train_epoch_uses_train_mode():
     network, modes = Recorder().eval(), []
     network.register_forward_pre_hook(lambda network, _: modes.append(network.training))
     train(network, numbered_digits(64))
-    assert modes == [True, True, False], "two batches, and the test images"
+    assert modes == [True, True, False], (
+        "not train mode for both batches, then eval mode for the test images"
+    )
     assert not network.training
 
 
