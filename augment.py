@@ -15,7 +15,8 @@ from support.command_line import (
     run,
     write_picture,
 )
-from support.dataset import ROOT, load_digits
+from support.dataset import load_digits
+from support.digits import ROOT
 
 
 def rotate(images, degrees):

@@ -1,4 +1,4 @@
-"""What the gates need: `--dataset`, the digits, two runs of model.py, and the table of metrics."""
+"""What the gates need: `--dataset`, the digits, a run of model.py, and the table of metrics."""
 
 import os
 import platform
@@ -14,7 +14,8 @@ import torch
 
 from model import LightweightCNN
 from support.command_line import dataset_name
-from support.dataset import ROOT, SOURCES, load_digits
+from support.dataset import SOURCES, load_digits
+from support.digits import ROOT
 
 
 def pytest_addoption(parser):
@@ -49,12 +50,10 @@ def hold(metrics, gates, dataset, record_property):
         kept = value > bound if sign == ">" else value < bound
         number = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
         shown = f"{value:.2f}%" if unit == "%" else number + unit
-        limit = f"{bound:,g}{unit}"
-        verdict = "kept" if kept else "**BROKEN**"
-        record_property(name, f"{shown}; {sign} {limit}; {verdict}; {dataset}")
+        gate = f"{sign} {bound:,g}{unit}"
+        record_property(name, f"{shown}; {gate}; {'kept' if kept else '**BROKEN**'}; {dataset}")
         if not kept:
-            above = "above" if sign == ">" else "below"
-            broken.append(f"{name}: {shown}, must be {above} {limit}")
+            broken.append(f"{name}: {shown}, must be {gate}")
     if broken:
         raise AssertionError("; ".join(broken))
 
@@ -69,11 +68,11 @@ def pytest_terminal_summary(terminalreporter):
     """Print the metrics as a Markdown table, and append it to the summary of a GitHub job."""
     reports = [r for several in terminalreporter.stats.values() for r in several]
     reports = [r for r in reports if getattr(r, "when", None) == "call" and r.user_properties]
+    if not reports:
+        return
     rows = [("metric", "value", "gate", "kept", "dataset")]
     for report in sorted(reports, key=lambda report: report.location[:2]):
         rows += [(name, *text.split("; ", 3)) for name, text in report.user_properties]
-    if len(rows) == 1:
-        return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     lines = [f"Python {platform.python_version()}, torch {torch.__version__}", ""]
@@ -87,68 +86,40 @@ def pytest_terminal_summary(terminalreporter):
             summary.write("\n".join(["", *lines, ""]))
 
 
-# --- Two runs of model.py ---------------------------------------------------------------------
+# --- A run of model.py --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def start(digits, pytestconfig, tmp_path_factory):
-    """A function that starts model.py on the same digits; it returns process and folder."""
+def default_start(digits, pytestconfig, tmp_path_factory):
+    """`python model.py` on the same digits, started, so that other networks can be trained beside.
+
+    The process, and the folder in which it runs.
+    """
     dataset = pytestconfig.getoption("--dataset")
     if dataset == "auto":  # A second process must not search, and warn, again.
         dataset = "mnist" if digits.name == "MNIST" else "rendered"
-    processes = []
-
-    def start(*flags):
-        folder = tmp_path_factory.mktemp("run")
-        command = [sys.executable, ROOT / "model.py", "--dataset", dataset, *flags]
-        process = subprocess.Popen(
-            [*command, "--save-model", "weights.pt"],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        return process, folder
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.communicate()
+    folder = tmp_path_factory.mktemp("run")
+    flags = ["--dataset", dataset, "--save-model", "weights.pt", "--report", "report.png"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, ROOT / "model.py", *flags], cwd=folder, **pipes)
+    yield process, folder
+    process.kill()
+    process.communicate()
 
 
-def finished(process, folder):
-    """Wait for a run and return what it left."""
+@pytest.fixture(scope="session")
+def default_run(default_start):
+    """What the run left: its folder, the lines of its log, stderr, network, first epoch."""
+    process, folder = default_start
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
     network = LightweightCNN()
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    first_epoch = float(re.search(r"first epoch accuracy: (\S+)%", stdout)[1])
     return SimpleNamespace(
         folder=folder,
         lines=stdout.splitlines(),
         stderr=stderr,
         network=network,
-        first_epoch=float(re.search(r"first epoch accuracy: (\S+)%", stdout)[1]),
+        first_epoch=first_epoch,
     )
-
-
-# Each run starts when a test first needs it. Who asks for both before waiting, has them side by
-# side.
-@pytest.fixture(scope="session")
-def default_start(start):
-    return start("--report", "report.png")
-
-
-@pytest.fixture(scope="session")
-def augmented_start(start):
-    return start("--augment")
-
-
-@pytest.fixture(scope="session")
-def default_run(default_start):
-    return finished(*default_start)
-
-
-@pytest.fixture(scope="session")
-def augmented_run(augmented_start):
-    return finished(*augmented_start)

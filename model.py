@@ -8,6 +8,7 @@ With `--lr-schedule linear` it falls to zero, and every run ends near 98.8% (low
 The file can be read from top to bottom: network, training, evaluation, command line.
 """
 
+import contextlib
 import datetime
 import io
 import math
@@ -21,6 +22,7 @@ from torch import nn
 from augment import augment
 from support import command_line as cli
 from support.dataset import load_digits
+from support.digits import CLASSES
 
 IST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))  # Indian Standard Time, all year
 
@@ -31,12 +33,12 @@ IST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))  # Indian Stand
 class LightweightCNN(nn.Module):
     """Convolutions, then linear layers, that map images of digits to logits.
 
-    Input: float32 `(N, 1, 28, 28)` in [0, 1]. Output: logits, float32 `(N, 10)`.
+    Input: float32 `(N, 1, 28, 28)` in [0, 1]. Output: logits, float32 `(N, CLASSES)`.
     """
 
-    # To change a layer, edit `__init__` and `forward`, and run `pytest` to find the tests and the
-    # lines of README that must change too. benchmarks/textbook.py has its own `forward`. For other
-    # classes, change the 10 of fc2, and `check` in support/dataset.py.
+    # To change a layer, edit `__init__` and `forward`, and run `pytest`: it names the tests and the
+    # lines of README that must change too. No test sees the shapes in the comments of `forward`,
+    # the `forward` of benchmarks/textbook.py, nor README's accuracies and pictures.
 
     def __init__(self):
         super().__init__()
@@ -48,13 +50,14 @@ class LightweightCNN(nn.Module):
         self.bn3 = nn.BatchNorm2d(20)
         self.dropout = nn.Dropout(0.1)
         self.fc1 = nn.Linear(20 * 3 * 3, 32)
-        self.fc2 = nn.Linear(32, 10)
-        # Keep the channels of a pixel adjacent in memory: the same results, faster on one thread.
+        self.fc2 = nn.Linear(32, CLASSES)
+        # Keep the channels of a pixel adjacent in memory: faster on one thread, and the same
+        # results but for rounding.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
-        # Like `assert`, but export works with it. For another size, change fc1, too.
-        torch._assert(x.shape[1:] == (1, 28, 28), "images must have the shape (N, 1, 28, 28)")
+        if x.shape[1:] != (1, 28, 28):  # For another size, change fc1, too.
+            raise ValueError(f"images must have the shape (N, 1, 28, 28), got {tuple(x.shape)}")
         # LeakyReLU is increasing, so pooling before it gives the same result with a quarter of the
         # values to compute.
         x = F.leaky_relu(F.max_pool2d(self.bn1(self.conv1(x)), 2), 0.1)  # (N, 12, 14, 14)
@@ -62,7 +65,7 @@ class LightweightCNN(nn.Module):
         x = F.leaky_relu(F.max_pool2d(self.bn3(self.conv3(x)), 2), 0.1)  # (N, 20, 3, 3)
         x = self.dropout(x.flatten(1))  # (N, 180)
         x = F.leaky_relu(self.fc1(x), 0.1)  # (N, 32)
-        return self.fc2(x)  # (N, 10)
+        return self.fc2(x)  # (N, CLASSES)
 
 
 def count_parameters(network):
@@ -105,33 +108,22 @@ def to_float(images):
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-def shuffled(images, labels, batch_size):
-    """Yield all images, float32 `(B, 1, 28, 28)`, and labels, `(B,)`, in a random order."""
-    for index in torch.randperm(len(images)).split(batch_size):  # (B,)
-        yield to_float(images[index]), labels[index]
+@contextlib.contextmanager
+def one_thread():
+    """Limit torch to one thread while a function runs.
 
-
-def train_epoch(network, criterion, optimizer, scheduler, batches):
-    """Update the network once for each batch, and yield Progress after each update.
-
-    A generator: a call alone does nothing; each step of a `for` loop over it trains on one batch.
+    With more, the weights would depend on their number, by the order of summation. They would save
+    little on so small a network, and beside another busy process they would cost a lot.
     """
-    network.train()
-    loss_sum, correct, seen = 0.0, 0, 0
-    for batch, (x, y) in enumerate(batches, start=1):
-        optimizer.zero_grad()
-        logits = network(x)  # (B, 10)
-        loss = criterion(logits, y)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        loss_sum += loss.item() * len(y)
-        correct += (logits.argmax(1) == y).sum().item()
-        seen += len(y)
-        yield Progress(batch, loss_sum / seen, 100 * correct / seen)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-@cli.one_thread()
+@one_thread()
 def train(
     network,
     digits,
@@ -156,29 +148,31 @@ def train(
         lr: the learning rate at the start.
         lr_schedule: a name in SCHEDULES.
         transform: changes each batch, float32 `(B, 1, 28, 28)` in [0, 1], before the network.
-        log_interval: batches between two lines of the log.
+        log_interval: batches between two lines of the log, and between two points of the history.
 
     Returns:
         The history: a list with an Epoch for each epoch.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss, or a logit of a test image, is not finite.
     """
-    batch_size = min(batch_size, len(digits.images))
-    batches_per_epoch = math.ceil(len(digits.images) / batch_size)
+    images, labels = digits.images, digits.labels
+    batch_size = min(batch_size, len(images))
+    batches = math.ceil(len(images) / batch_size)  # in an epoch
     # To change optimizer or loss, edit these two lines; the log shows their names and lr. Leave out
-    # fused=True, which only saves time, if your optimizer does not know it. The default of lr
-    # stands above and in `parse_args`. Run `pytest` to find the tests that must change too, and
-    # change optimizer and loss in benchmarks/textbook.py.
+    # fused=True, which saves time and changes results by rounding only, if your optimizer does not
+    # know it. The default of lr stands above and in `parse_args`. Run `pytest`: it names the tests
+    # that must change too. No test sees optimizer and loss of benchmarks/textbook.py.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
     # LambdaLR counts the calls of scheduler.step(), and multiplies lr by the factor for that count.
     schedule = SCHEDULES[lr_schedule]
-    updates = epochs * batches_per_epoch
+    updates = epochs * batches
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / updates))
 
-    title = "MNIST Training" if digits.name == "MNIST" else f"Training on {digits.name}"
-    log(f"Starting {title}")
+    # With other digits than MNIST's, the log says so in its first and in its last line.
+    mnist = digits.name == "MNIST"
+    log("Starting MNIST Training" if mnist else f"Starting Training on {digits.name}")
     log(f"Model initialized with {count_parameters(network):,} parameters")
     log("Training configuration:")
     print("  - Device: cpu")
@@ -186,46 +180,57 @@ def train(
     print(f"  - Optimizer: {type(optimizer).__name__} (lr={optimizer.defaults['lr']:g}{suffix})")
     print(f"  - Loss: {type(criterion).__name__}")
     print(f"  - Batch size: {batch_size}")
-    print(f"  - Total batches per epoch: {batches_per_epoch}")
+    print(f"  - Total batches per epoch: {batches}")
     if transform is not None:
         print(f"  - Transform: {getattr(transform, '__name__', transform)}")
 
     history = []
-    width = 2 * len(str(batches_per_epoch)) + 2  # of "1875/1875,"
     for epoch in range(1, epochs + 1):
         log(f"Starting Epoch {epoch}")
-        batches = shuffled(digits.images, digits.labels, batch_size)
-        if transform is not None:  # It is called for each batch just before the batch is used.
-            batches = ((transform(x), y) for x, y in batches)
-        logged = []
-        for progress in train_epoch(network, criterion, optimizer, scheduler, batches):
-            if not math.isfinite(progress.loss):
+        network.train()
+        progress, loss_sum, correct, seen = [], 0.0, 0, 0
+        order = torch.randperm(len(images))
+        for batch, index in enumerate(order.split(batch_size), start=1):
+            x, y = to_float(images[index]), labels[index]  # (B, 1, 28, 28), (B,)
+            if transform is not None:
+                x = transform(x)
+            optimizer.zero_grad()
+            logits = network(x)  # (B, CLASSES)
+            loss = criterion(logits, y)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+
+            loss_sum += loss.item() * len(y)
+            correct += (logits.argmax(1) == y).sum().item()
+            seen += len(y)
+            mean_loss, accuracy = loss_sum / seen, 100 * correct / seen
+            if not math.isfinite(mean_loss):
                 raise FloatingPointError(
-                    f"epoch {epoch}, batch {progress.batch}: the loss is not finite; "
+                    f"epoch {epoch}, batch {batch}: the loss is not finite; "
                     "try a smaller learning rate (--lr)"
                 )
-            if progress.batch % log_interval == 0:
-                position = f"{progress.batch}/{batches_per_epoch},"
+            if batch % log_interval == 0:
+                pad = " " * (len(str(batches)) - len(str(batch)))  # The losses form a column.
                 log(
-                    f"Epoch {epoch}, Batch {position:{width}} "
-                    f"Loss: {progress.loss:.4f}, Accuracy: {progress.accuracy:5.2f}%"
+                    f"Epoch {epoch}, Batch {batch}/{batches}, {pad}"
+                    f"Loss: {mean_loss:.4f}, Accuracy: {accuracy:5.2f}%"
                 )
-                logged.append(progress)
-        if progress.batch % log_interval != 0:
-            logged.append(progress)  # the last batch, and with it the means over the whole epoch
+            if batch % log_interval == 0 or batch == batches:
+                progress.append(Progress(batch, mean_loss, accuracy))
         log(
             f"Epoch {epoch} completed - "
-            f"Final Loss: {progress.loss:.4f}, Final Accuracy: {progress.accuracy:.2f}%"
+            f"Final Loss: {mean_loss:.4f}, Final Accuracy: {accuracy:.2f}%"
         )
         test_accuracy = evaluate(network, digits.test_images, digits.test_labels)
         if epochs > 1:
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
-        history.append(Epoch(logged, test_accuracy))
+        history.append(Epoch(progress, test_accuracy))
     network.eval()
     log("Training completed!")
     log(f"Final first epoch accuracy: {history[0].progress[-1].accuracy:.2f}%")
-    of = "" if digits.name == "MNIST" else f" of {digits.name}"
-    log(f"Accuracy on {len(digits.test_images):,} test images{of}: {test_accuracy:.2f}%")
+    of_digits = "" if mnist else f" of {digits.name}"
+    log(f"Accuracy on {len(digits.test_images):,} test images{of_digits}: {test_accuracy:.2f}%")
     return history
 
 
@@ -237,10 +242,10 @@ def log(text):
 # --- Evaluation -------------------------------------------------------------------------------
 
 
-@cli.one_thread()
+@one_thread()
 @torch.no_grad()
 def predict(network, images, batch_size=100):
-    """Return the logits of `network`, float32 `(N, 10)`, in eval mode and without gradients.
+    """Return the logits of `network`, float32 `(N, CLASSES)`, in eval mode and without gradients.
 
     The network is left in the mode in which it was.
 
@@ -249,10 +254,9 @@ def predict(network, images, batch_size=100):
     """
     was_training = network.training
     network.eval()
-    try:
-        return torch.cat([network(to_float(batch)) for batch in images.split(batch_size)])
-    finally:
-        network.train(was_training)
+    logits = torch.cat([network(to_float(batch)) for batch in images.split(batch_size)])
+    network.train(was_training)
+    return logits
 
 
 def evaluate(network, images, labels):
@@ -261,8 +265,16 @@ def evaluate(network, images, labels):
     Args:
         images: uint8, or float32 in [0, 1], `(N, 1, 28, 28)`.
         labels: int64 `(N,)`.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
     """
-    return 100 * (predict(network, images).argmax(1) == labels).double().mean().item()
+    logits = predict(network, images)
+    if not logits.isfinite().all():  # The last update can break the weights after a finite loss.
+        raise FloatingPointError(
+            "the network's logits are not finite; try a smaller learning rate (--lr)"
+        )
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
 # --- Command line -----------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The five gates: what makes a network and an augmentation good. `pytest test_model.py`.
 
-It takes about a minute: it runs `python model.py` with and without `--augment`, and trains three
+It takes about a minute: it runs `python model.py`, trains a network with augmentation, and three
 pairs of networks, each on a third of the set. `--dataset {auto,mnist,rendered}` chooses the digits.
 The last lines of pytest show each metric beside its gate.
 """
@@ -16,12 +16,13 @@ from torchvision.transforms.v2 import functional as tvf
 
 from augment import augment, rotate, scale, translate
 from model import LightweightCNN, count_parameters, evaluate, predict, train
+from support.digits import CLASSES
 
-# The gates: what each metric must be above or below, and its unit. `benchmarks/seeds.py` measures
-# those in percent over 21 to 140 runs. Each gate lies at least as far beyond the worst run as that
-# lies beyond the tenth percentile. For a gate of your own, add a bound here and a test below that
-# calls `gate({"its name": value})`: the fixture `default_run` has the network of one run, `trained`
-# all. To choose the bound, measure the metric in benchmarks/seeds.py, and add its row to README.
+# The bounds of the five gates: what each metric must be above or below, and its unit.
+# `benchmarks/seeds.py` measures those in percent over many seeds. For one of your own, add a bound
+# here and a test below that calls `gate({"its name": value})`: the fixture `default_run` has the
+# network of one run, `trained` all. To choose the bound, measure the metric in benchmarks/seeds.py,
+# leave room below its worst seed, and add the row that seeds.py prints to README.
 GATES = {
     "parameters": ("<", 25_000, ""),
     "first epoch accuracy": (">", 95.0, "%"),
@@ -64,15 +65,17 @@ def train_thirds(digits, seed=42):
 
 
 @pytest.fixture(scope="session")
-def trained(default_start, augmented_start, digits, request):
-    """The two runs of model.py, and the six networks, which are trained while those run.
+def trained(default_start, digits, request):
+    """The run of model.py and, trained while it runs, the other networks.
 
     `plain_logits` are those of the three plain networks on the test images.
     """
+    torch.manual_seed(42)
+    history = train(LightweightCNN(), digits, transform=augment)  # as `model.py --augment` does
     plain, augmented = train_thirds(digits)
     return SimpleNamespace(
         default_run=request.getfixturevalue("default_run"),
-        augmented_run=request.getfixturevalue("augmented_run"),
+        first_epoch_augmented=history[0].progress[-1].accuracy,
         plain=plain,
         plain_logits=[predict(network, digits.test_images) for network in plain],
         augmented=augmented,
@@ -93,7 +96,7 @@ def test_parameter_count_in_total_and_per_layer(gate):
         "bn3": 2 * 20,
         "dropout": 0,
         "fc1": 20 * 3 * 3 * 32 + 32,
-        "fc2": 32 * 10 + 10,
+        "fc2": 32 * CLASSES + CLASSES,
     }
     network = LightweightCNN()
     gate({"parameters": count_parameters(network)})
@@ -111,17 +114,17 @@ def test_first_epoch_accuracy(trained, gate):
 
 
 def test_first_epoch_accuracy_with_augmentation(trained, gate):
-    """The same of `python model.py --augment`."""
-    gate({"first epoch accuracy, augmented": trained.augmented_run.first_epoch})
-    assert "  - Transform: augment" in trained.augmented_run.lines
+    """The same with 20% of the images augmented, as by `python model.py --augment`."""
+    gate({"first epoch accuracy, augmented": trained.first_epoch_augmented})
 
 
 def test_accuracy_on_the_test_images(trained, digits, gate):
     """Of the saved weights, on all test images; the log states the same number.
 
-    One run may end far below the mean of 98.2%, because its last updates are made with the full
-    learning rate: seed 144 ends at 94.46% on a processor with AVX-512. So this gate is loose: it
-    stops a run that has gone wrong, and no unlucky one. The tight gate is the next one.
+    The learning rate stays high until the end, so one run may end far below the mean of 98.2%. Of
+    400 runs the lowest is 95.90%, and on another processor seed 144 ends at 94.46%. So this gate is
+    loose, 4 percentage points below the lowest run that is known: it stops a run that has gone
+    wrong. The tight gate is the next one.
     """
     run = trained.default_run
     accuracy = evaluate(run.network, digits.test_images, digits.test_labels)
@@ -132,7 +135,8 @@ def test_accuracy_on_the_test_images(trained, digits, gate):
 def test_mean_accuracy_of_three_networks(trained, digits, gate):
     """Of the networks trained on thirds of the set, on the test images.
 
-    The linear schedule and the mean leave no tail: over 60 runs 98.0%, and the lowest is 97.79%.
+    The linear schedule and the mean leave no tail: the mean of 80 runs is 98.0%, the lowest 97.86%,
+    and 97.79% on another processor. The room below the lowest run is 0.29 percentage points.
     """
     accuracy = mean_accuracy(trained.plain, digits.test_images, digits)
     gate({"test accuracy, mean of three": accuracy})
@@ -267,18 +271,18 @@ MIX = {
 
 
 def test_the_mix_changes_a_fifth_of_the_images_by_one_operation_each(monkeypatch):
-    """Of 30,000 images 20% are changed, evenly by each operation, uniformly within its range.
+    """Of a million images 20% are changed, evenly by each operation, uniformly within its range.
 
     Seen from the amounts that `augment` hands to `warp`. A count may be five standard deviations
     off: by chance that happens once in a million runs, and with a fixed generator it cannot.
+    For the share that is 0.2 percentage points, so a share of 19% or 21% fails.
     """
-    count, amounts = 30_000, {}
+    count, amounts = 1_000_000, {}
     monkeypatch.setattr("augment.warp", lambda images, **given: amounts.update(given) or images)
     augment(torch.zeros(count, 1, 1, 1), generator=torch.Generator().manual_seed(1))
     changed = len(amounts["degrees"])
-    assert changed / count == pytest.approx(0.2, abs=5 * math.sqrt(0.2 * 0.8 / count)), (
-        "p is not 0.2"
-    )
+    slack = 5 * math.sqrt(0.2 * 0.8 / count)
+    assert changed / count == pytest.approx(0.2, abs=slack), "the default of p is not 0.2"
     limits = {name: limit for operation in MIX.values() for name, limit in operation.items()}
     assert amounts.keys() == limits.keys(), "add the new operation to MIX, above this test"
 
@@ -298,7 +302,7 @@ def test_the_mix_changes_a_fifth_of_the_images_by_one_operation_each(monkeypatch
         assert values.mean().item() == pytest.approx(0, abs=5 * error), f"{name}: one-sided"
         assert values.std().item() == pytest.approx(math.sqrt(1 / 3), rel=0.1), f"{name}: uneven"
     shifts = torch.stack([size["right"], size["down"]])[:, used["right"]]
-    assert shifts.corrcoef()[0, 1].abs() < 0.15, "right and down are one amount used twice"
+    assert shifts.corrcoef()[0, 1].abs() < 0.02, "right and down are one amount used twice"
 
 
 def test_images_that_are_not_chosen_come_back_bit_identical(digits):

@@ -1,4 +1,4 @@
-"""What the scripts share: types of flags, files that appear whole, exit status, one thread."""
+"""What the scripts share: types of flags, files that appear whole, exit status."""
 
 import argparse
 import contextlib
@@ -11,9 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
-from support.dataset import SOURCES, DataError
+from support.dataset import SOURCES
+from support.digits import DataError
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -102,7 +101,7 @@ def add_dataset_flags(parser):
     )
 
 
-# --- Files, exit status, threads --------------------------------------------------------------
+# --- Files, exit status -----------------------------------------------------------------------
 
 
 def write_whole(path, content):
@@ -130,22 +129,6 @@ def write_picture(path, draw, *args):
     write_whole(path, picture.getvalue())
 
 
-@contextlib.contextmanager
-def one_thread():
-    """Limit torch to one thread, then restore the previous number; also a decorator.
-
-    On so small a network a second thread gains little. It costs a lot beside another busy process,
-    because every operation waits for its slowest thread. And the order of summation, and so the
-    weights, would depend on the number of threads.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def run(main, argv=None):
     """Run `main(argv)` and return the status that its process should exit with.
 
@@ -153,7 +136,7 @@ def run(main, argv=None):
     be written; stderr says which in one line. 130: Ctrl-C. 141: the output pipe was closed, as by
     `| head -3`. argparse exits with 2 by itself.
     """
-    if sys.stdout is not None:  # It is None in a program without a console.
+    if hasattr(sys.stdout, "reconfigure"):  # IDLE's has not.
         sys.stdout.reconfigure(errors="replace")  # A terminal may lack some letters of a path.
     try:
         main(argv)

@@ -2,19 +2,12 @@
 
 import contextlib
 import hashlib
-import http.client
-import logging
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-
-ROOT = Path(__file__).resolve().parent.parent  # the folder of model.py
+from support.digits import ROOT, DataError, Digits, check, warn
 
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 FILES = [f"{split}-{kind}" for split in ("train", "t10k") for kind in KINDS]
@@ -26,25 +19,8 @@ SHA256 = {
 }
 
 
-class DataError(Exception):
-    """Data that is missing or damaged; the text says what is wrong, where, and what to do."""
-
-
 class Unavailable(DataError):
-    """MNIST is absent and could not be downloaded, as opposed to present and damaged."""
-
-
-class Digits(NamedTuple):
-    """A training set, a test set, and their name for log, pictures and tables.
-
-    Images are uint8 `(N, 1, 28, 28)`, white digits on black; labels are int64 `(N,)` in 0..9.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
-    name: str
+    """MNIST is absent and could not be downloaded, as opposed to incomplete or damaged."""
 
 
 def load_digits(dataset="auto", data_dir=None):
@@ -60,8 +36,8 @@ def load_digits(dataset="auto", data_dir=None):
         Digits, named "MNIST" or "rendered digits", or as another source calls them.
 
     Raises:
-        DataError: a file of MNIST is damaged or unreadable, or `dataset` is "mnist" and MNIST is
-            unavailable, or the tensors of another source are not as Digits says.
+        DataError: a file of MNIST is missing, damaged or unreadable (with "auto", only if others
+            are there), or the tensors of another source are not as Digits says.
         ValueError: `dataset` is unknown.
     """
     if dataset not in SOURCES:
@@ -71,33 +47,6 @@ def load_digits(dataset="auto", data_dir=None):
     check(digits.images, digits.labels, f"{digits.name}, training set")
     check(digits.test_images, digits.test_labels, f"{digits.name}, test set")
     return digits
-
-
-def check(images, labels, what):
-    """Raise DataError unless images and labels are as Digits says; warn of likely mistakes."""
-    count, wrong = len(images), None
-    if (images.dtype, labels.dtype) != (torch.uint8, torch.int64):
-        wrong = f"images must be uint8 and labels int64, got {images.dtype} and {labels.dtype}"
-    elif count == 0 or images.shape != (count, 1, 28, 28):
-        wrong = f"images must have the shape (N, 1, 28, 28), N > 0, got {tuple(images.shape)}"
-        wrong += "; for another size, change check(), and forward() and fc1 in model.py"
-    elif labels.shape != (count,):
-        wrong = f"{count} images need labels of the shape ({count},), got {tuple(labels.shape)}"
-    elif labels.min() < 0 or labels.max() > 9:
-        wrong = f"labels must be from 0 to 9, got {labels.unique().tolist()}"
-        wrong += "; for other classes, change fc2 in model.py and check()"
-    if wrong:
-        raise DataError(f"{what}: {wrong}")
-    absent = (labels.bincount(minlength=10) == 0).nonzero().flatten().tolist()
-    if absent:
-        warn(f"{what}: no image of {absent}; were the digits sorted when you split them?")
-    if images[:1000].float().mean() > 127:
-        warn(f"{what}: mostly light pixels; digits must be white on black")
-
-
-def warn(text):
-    """Log a warning: one line on stderr, unless the caller sets up logging."""
-    logging.getLogger(__name__).warning("WARNING: %s", " ".join(text.split()))
 
 
 def load_mnist_or_rendered(data_dir):
@@ -117,58 +66,16 @@ def load_rendered(data_dir):
 
 
 def load_mnist(data_dir):
-    """Return MNIST from `data_dir`/MNIST/raw, or download and store it if it is not there."""
-    raw = data_dir / "MNIST" / "raw"
-    if all((raw / file).is_file() for file in FILES):
-        return read_mnist(data_dir, raw)
-    with tempfile.TemporaryDirectory() as folder:
-        complete(raw, Path(folder, "MNIST", "raw"))
-        digits = read_mnist(folder, raw)
-        try:
-            raw.mkdir(parents=True, exist_ok=True)
-            # On the same disk a move is whole or not at all, whatever ends this process.
-            with tempfile.TemporaryDirectory(dir=raw) as beside:
-                for file in FILES:
-                    if not (raw / file).exists():
-                        shutil.copy(Path(folder, "MNIST", "raw", file), beside)
-                        Path(beside, file).replace(raw / file)
-        except OSError as error:
-            warn(f"MNIST cannot be stored in {raw} ({error}); the next run will fetch it again")
-    return digits
-
-
-def complete(raw, copy):
-    """Fill the folder `copy` with MNIST, unpacked: archives from `raw`, the rest downloaded."""
+    """Return MNIST from `data_dir`/MNIST/raw, where torchvision stores it if it is not there."""
     from torchvision.datasets import MNIST  # It takes a second to import.
 
-    copy.mkdir(parents=True)
-    archives = [raw / f"{file}.gz" for file in FILES if (raw / f"{file}.gz").is_file()]
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # Seconds. A silent server would hold us for minutes.
-    try:
-        for archive in archives:
-            shutil.copy(archive, copy)
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the training log.
-            MNIST(copy.parent.parent, download=True)  # Archives of the right MD5 are only unpacked.
-    except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
-        there = archives or [file for file in FILES if (raw / file).exists()]
-        raise (DataError if there else Unavailable)(
-            f"MNIST is {'incomplete or damaged' if there else 'not'} in {raw} and cannot be "
-            f"downloaded: {' '.join(str(error).split())}; put its four files there, or use "
-            "--dataset rendered"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def read_mnist(root, raw):
-    """Return MNIST as torchvision reads it from `root`; an error names the user's folder `raw`."""
-    from torchvision.datasets import MNIST
-
+    raw = data_dir / "MNIST" / "raw"
+    if not all((raw / file).is_file() for file in FILES):
+        download(data_dir, raw)
     tensors = []
     for split, sha256 in SHA256.items():
         try:
-            data = MNIST(root, train=split == "train")
+            data = MNIST(data_dir, train=split == "train")
             digest = hashlib.sha256(data.data.numpy())
             digest.update(data.targets.byte().numpy())
             wrong = "" if digest.hexdigest() == sha256 else "their SHA-256 is wrong"
@@ -183,10 +90,32 @@ def read_mnist(root, raw):
     return Digits(*tensors, "MNIST")
 
 
+def download(data_dir, raw):
+    """Have torchvision complete MNIST: it unpacks the original archives, and fetches the others."""
+    from torchvision.datasets import MNIST
+
+    there = raw.is_dir() and any(raw.iterdir())
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # Seconds. A silent server would hold us for minutes.
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the training log.
+            MNIST(data_dir, download=True)
+    except Exception as error:  # of the network, of the folder, or of a server's answer
+        missing = ", ".join(file for file in FILES if not (raw / file).is_file())
+        reason = str(error).strip().split("\n")[-1]  # Before, torchvision names its first archive.
+        # Who has put files there expects MNIST; for the others, "auto" renders digits.
+        raise (DataError if there else Unavailable)(
+            f"{raw} lacks {missing}, and the download failed ({reason}); "
+            "put the files there, unpacked or as the original .gz, or use --dataset rendered"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
 # The values of --dataset -> functions that return Digits, given the data folder. For digits of your
-# own, add a line here, such as `"my-digits": load_my_digits,` and above it the function; add the
-# name to the usage in README. Shuffle before you split; digits must be white on black, as
-# `read_picture` delivers them. `torch.save((images, labels), path)` saves them into --data-dir.
+# own, add a line here, such as `"my-digits": load_my_digits,` and above it the function, with
+# `import torch` at the top; add the name to the usage in README. Shuffle before you split; digits
+# must be white on black, as `read_picture` delivers them. torch.save((images, labels), path) saves.
 #     def load_my_digits(data_dir):
 #         images, labels = torch.load(data_dir / "my_digits.pt")  # uint8 (N, 1, 28, 28), int64 (N,)
 #         return Digits(images[1000:], labels[1000:], images[:1000], labels[:1000], "my-digits")

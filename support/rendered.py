@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from support.command_line import one_thread
-from support.picture import centred
+from support.digits import centred
 
 # For every digit the digit itself, then characters that look like handwritten forms of it: a plain
 # stroke for 1, a looped 2, an open 4, a 9 with a straight back.
@@ -53,7 +52,6 @@ def draw_glyphs():
     return torch.stack(pictures).view(-1, 1, 56, 56) / 255, torch.tensor(digits)
 
 
-@one_thread()
 def render(count, seed):
     """Return `count` rendered digits, uint8 `(N, 1, 28, 28)`, and their labels, int64 `(N,)`.
 

@@ -4,8 +4,10 @@ import math
 
 from matplotlib.figure import Figure
 
+from support.digits import CLASSES
 
-def confusion_matrix(labels, predictions, classes=10):
+
+def confusion_matrix(labels, predictions, classes=CLASSES):
     """Return how often each digit (rows) was predicted as each (columns), int64 `(C, C)`.
 
     Args:
@@ -52,9 +54,8 @@ def draw_report(history, digits, logits, seed):
         draw_mistakes(bottom, rows, digits, predictions, indices, confidence)
     left, right = top.subfigures(1, 2, facecolor="0.88")
     draw_curves(left, history)
-    draw_confusion(
-        right.subplots(), confusion_matrix(digits.test_labels, predictions, logits.shape[1])
-    )
+    counts = confusion_matrix(digits.test_labels, predictions, logits.shape[1])
+    draw_confusion(right.subplots(), counts)
     figure.suptitle(
         f"{digits.name}: {history[-1].test_accuracy:.2f}% test accuracy "
         f"({len(predictions):,} images, seed {seed})"
@@ -75,17 +76,15 @@ def draw_curves(figure, history):
         ends = range(per_epoch, end + 1, per_epoch)
         accuracies = [epoch.test_accuracy for epoch in history]
         accuracy_axes.plot(ends, accuracies, "D", color="0.5", label="Test accuracy")
-    accuracy_axes.axhline(95, color="0.4", linestyle="--", label="95%")
+    accuracy_axes.axhline(95, color="0.4", linestyle="--", label="Gate: 95%")
     accuracy_axes.legend()
     _, loss, accuracy = history[-1].progress[-1]
-    below, above = {"va": "top", "ha": "right"}, {"va": "bottom", "ha": "right"}
-    offset = {"textcoords": "offset points"}
-    loss_axes.annotate(f"{loss:.4f}", (end, loss), (0, 6), **above, **offset)
-    accuracy_axes.annotate(f"{accuracy:.2f}%", (end, accuracy), (0, -7), **below, **offset)
+    place = {"ha": "right", "textcoords": "offset points"}
+    loss_axes.annotate(f"{loss:.4f}", (end, loss), (0, 6), va="bottom", **place)
+    accuracy_axes.annotate(f"{accuracy:.2f}%", (end, accuracy), (0, -7), va="top", **place)
     highest = max(p.loss for epoch in history for p in epoch.progress)
-    loss_axes.set(
-        title="Training loss, running mean", ylim=(0, 1.2 * highest), xlim=(0, 1.03 * end)
-    )
+    loss_axes.set(title="Training loss, running mean", ylim=(0, 1.2 * highest))
+    loss_axes.set_xlim(0, 1.03 * end)
     accuracy_axes.margins(y=0.2)  # room for the labels, however short the curves are
     accuracy_axes.set(title="Training accuracy, running mean", ylabel="%", xlabel="Batch")
     for ax in (loss_axes, accuracy_axes):
@@ -97,16 +96,13 @@ def draw_confusion(ax, counts):
     mistakes = counts - counts.diag().diag()
     most = mistakes.max().clamp(min=1).item()
     ax.imshow(mistakes.numpy(), cmap="Greys", vmin=0, vmax=2 * most)  # at most a medium grey
+    for true, predicted in counts.nonzero().tolist():
+        colour = "0.4" if true == predicted else "black"
+        place = {"ha": "center", "va": "center", "color": colour, "fontsize": 8}
+        ax.text(predicted, true, counts[true, predicted].item(), **place)
     classes = range(len(counts))
-    for true in classes:
-        for predicted in classes:
-            count = counts[true, predicted].item()
-            colour = "0.4" if true == predicted else "black"
-            ax.text(
-                predicted, true, count or "", ha="center", va="center", color=colour, fontsize=8
-            )
-    ax.set(title="Confusion matrix", xlabel="Predicted digit", ylabel="True digit")
-    ax.set(xticks=classes, yticks=classes)
+    ax.set(title="Confusion matrix, mistakes shaded", xticks=classes, yticks=classes)
+    ax.set(xlabel="Predicted digit", ylabel="True digit")
 
 
 def draw_mistakes(figure, rows, digits, predictions, indices, confidence):

@@ -9,7 +9,7 @@ import torch
 from torchvision.datasets import MNIST
 
 from support import dataset
-from support.dataset import Digits
+from support.digits import Digits
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ def plugin(pytestconfig):
 
 def test_broken_gate_names_metric_value_and_bound(plugin):
     recorded = {}
-    with pytest.raises(AssertionError, match=r"^bad: 6\.00, must be below 5$"):
+    with pytest.raises(AssertionError, match=r"^bad: 6\.00, must be < 5$"):
         plugin.hold({"count": 10_982, "bad": 6.0, "good": 2.0}, GATES, "MNIST", recorded.setdefault)
     assert recorded == {
         "count": "10,982; < 25,000; kept; MNIST",
@@ -28,7 +28,7 @@ def test_broken_gate_names_metric_value_and_bound(plugin):
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])
 def test_gate_breaks_at_its_bound_and_for_nan(plugin, value):
-    with pytest.raises(AssertionError, match=r"^good: .*%, must be above 1%$"):
+    with pytest.raises(AssertionError, match=r"^good: .*%, must be > 1%$"):
         plugin.hold({"good": value}, GATES, "MNIST", lambda *_: None)
 
 

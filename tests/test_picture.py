@@ -1,16 +1,115 @@
 """Your own digit is predicted correctly, or refused in one clear message."""
 
-import os
+import random
 
 import pytest
 import torch
-from photographs import KINDS, photographs, prepared
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from model import predict
-from support.command_line import one_thread
-from support.dataset import DataError
-from support.picture import centred, find_ink, find_parts, otsu_threshold, read_picture
+from support.digits import DataError
+from support.picture import find_parts, read_picture
+
+# --- Simulated photographs, with a digit and without ----------------------------------------------
+
+HEIGHT, WIDTH = 480, 640
+Y, X = torch.linspace(-1, 1, HEIGHT)[:, None], torch.linspace(-1, 1, WIDTH)[None]
+
+
+def ink_of(image, chance):
+    """Return a digit's ink somewhere on a page, float `(HEIGHT, WIDTH)` in [0, 1].
+
+    Args:
+        image: uint8 `(1, 28, 28)`.
+        chance: a random.Random.
+    """
+    side = round(HEIGHT * chance.uniform(0.3, 0.7))  # of the 28 pixels
+    ink = F.interpolate(image[None] / 255, (side, side), mode="bicubic")[0, 0]
+    ink = ((ink - chance.uniform(0.3, 0.6)) * side / 28 + 0.5).clamp(0, 1)  # a wide or narrow pen
+    top, left = chance.randint(40, HEIGHT - side - 40), chance.randint(40, WIDTH - side - 40)
+    return F.pad(ink, (left, WIDTH - side - left, top, HEIGHT - side - top))
+
+
+def soft_shadow(ink, chance):
+    slope = chance.choice([-1, 1]) * Y + chance.uniform(-1, 1) * X
+    return (0.9 - 0.6 * ink) * (
+        1 - chance.uniform(0.3, 0.6) * (chance.uniform(4, 60) * slope).sigmoid()
+    )
+
+
+def lamp(ink, chance):
+    distance = (Y - chance.uniform(-0.8, 0.8)) ** 2 + (X - chance.uniform(-0.8, 0.8)) ** 2
+    return (0.95 - 0.7 * ink) * (0.35 + 0.65 * (-distance / chance.uniform(0.5, 1.5)).exp())
+
+
+def rules_in_shade(ink, chance):
+    rules = (torch.arange(HEIGHT)[:, None] % chance.randint(30, 60) < 2).float()
+    page = (0.9 - 0.6 * ink) * (1 - chance.uniform(0.1, 0.3) * rules)
+    return page * (1 - chance.uniform(0.2, 0.5) * (X + 1) / 2)
+
+
+def edge_of_the_table(ink, chance):
+    beyond = X + chance.uniform(-0.3, 0.3) * Y > chance.uniform(0.96, 1.2)
+    return torch.where(beyond, chance.uniform(0.05, 0.5), 0.9 - 0.6 * ink)
+
+
+def fold(ink, chance):
+    across = X + chance.uniform(-0.5, 0.5) * Y - chance.choice([-0.9, 0.9])
+    crease = chance.uniform(0.05, 0.25) * (-((100 * across) ** 2)).exp()
+    return (0.9 - 0.6 * ink) * (1 - crease) * (1 - chance.uniform(0.05, 0.2) * (across > 0))
+
+
+def blackboard(ink, chance):
+    smears = torch.randn(
+        1, 1, 8, 10, generator=torch.Generator().manual_seed(chance.randint(0, 99))
+    )
+    smears = F.interpolate(smears, (HEIGHT, WIDTH), mode="bicubic")[0, 0]
+    return 0.2 + 0.03 * smears + 0.6 * ink
+
+
+KINDS = (soft_shadow, lamp, rules_in_shade, edge_of_the_table, fold, blackboard)
+
+
+def photograph(kind, number, images, path):
+    """Save a photograph of this kind of the image of this number, as a telephone would."""
+    chance = random.Random(f"{kind.__name__} {number}")
+    page = kind(ink_of(images[number], chance), chance)
+    noise = torch.randn(page.shape, generator=torch.Generator().manual_seed(number))
+    grey = (255 * (page + 0.02 * noise)).round().clamp(0, 255).byte()
+    Image.frombytes("L", (WIDTH, HEIGHT), grey.numpy().tobytes()).save(path, "JPEG", quality=70)
+    return path
+
+
+def test_digits_on_photographs_are_predicted_and_empty_pages_refused(default_run, digits, tmp_path):
+    """Six digits on each kind of page, and six such pages without: at most 3 of each 36 are wrong.
+
+    The digits are those that the network predicts correctly as they are. Over 100 of each kind, 98%
+    are predicted correctly, and 0.2% of the empty pages are taken for a digit.
+    """
+    images, labels = digits.test_images[:100], digits.test_labels[:100]
+    correct = predict(default_run.network, images).argmax(1) == labels
+    images, labels = images[correct], labels[correct]
+    wrong, read = [], []
+    for kind in KINDS:
+        for number in range(6):
+            path = photograph(kind, number, images, tmp_path / "digit")
+            try:
+                predicted = predict(default_run.network, read_picture(path)).argmax().item()
+            except DataError:
+                predicted = "refused"
+            if predicted != labels[number]:
+                wrong.append((kind.__name__, number, predicted))
+            try:
+                read_picture(photograph(kind, number, torch.zeros_like(images), path))
+                read.append((kind.__name__, number))
+            except DataError:
+                pass
+    assert len(wrong) <= 3, f"digits not predicted on photographs: {wrong}"
+    assert len(read) <= 3, f"empty pages taken for a digit: {read}"
+
+
+# --- Preparation --------------------------------------------------------------------------------
 
 
 def drawn(left=90, top=60, ink="black", paper="white"):
@@ -24,28 +123,9 @@ def drawn(left=90, top=60, ink="black", paper="white"):
     return picture
 
 
-def read(picture, folder):
-    kind = "TIFF" if picture.mode == "F" else "PNG"
-    picture.save(folder / "digit", kind)
+def read(picture, folder, **options):
+    picture.save(folder / "digit", "PNG", **options)
     return read_picture(folder / "digit")
-
-
-@one_thread()
-def test_photographed_digits_are_predicted_correctly(default_run, digits, tmp_path):
-    """Ten of each of ten kinds, of those that are predicted correctly as they are: 90 at least.
-
-    benchmarks/photographs.py finds 99% right, so 90 of 100 is far away.
-    """
-    logits = predict(default_run.network, digits.test_images[:100])
-    index = (logits.argmax(1) == digits.test_labels[:100]).nonzero().squeeze(1)[:10]
-    images, labels = digits.test_images[index], digits.test_labels[index]
-    wrong = []
-    for kind in KINDS:
-        for content, label in zip(photographs(kind, images), labels, strict=True):
-            image = prepared(content, tmp_path)
-            if image is None or predict(default_run.network, image).argmax() != label:
-                wrong.append(kind.__name__)
-    assert len(wrong) <= 10, f"look at them with `benchmarks/photographs.py --sheet`: {wrong}"
 
 
 def test_picture_is_prepared_as_mnist_was(tmp_path):
@@ -69,57 +149,38 @@ def transparent(picture):
     return result
 
 
-def sixteen_bits(picture):
-    """As a scanner saves it."""
-    grey = torch.frombuffer(bytearray(picture.convert("L").tobytes()), dtype=torch.uint8)
-    content = (200 * grey.int() + 9000).to(torch.int16).numpy().astype("<u2").tobytes()
-    return Image.frombytes("I;16", picture.size, content)
-
-
-def framed(picture):
-    """With a black border of one pixel."""
+def with_frame_and_thumb(picture):
+    """A black border of one pixel, and in a corner something larger than the digit."""
     ImageDraw.Draw(picture).rectangle((0, 0, 279, 279), outline="black")
-    return picture
-
-
-def with_thumb(picture):
-    """In a corner, and larger than the digit."""
     ImageDraw.Draw(picture).ellipse((-60, 190, 60, 340), fill="black")
     return picture
 
 
+LYING = Image.Exif()
+LYING[0x0112] = 6  # Orientation: to be turned clockwise.
 LARGE = drawn().resize((1400, 1400), Image.Resampling.BICUBIC)
 PICTURES = {
-    "off centre": drawn(left=20, top=100),
-    "at the left and upper border": drawn(left=8, top=8),
-    "at the right and lower border": drawn(left=172, top=112),
-    "framed": framed(drawn()),
-    "with a thumb": with_thumb(drawn(left=120, top=40)),
-    "white on black": drawn(ink="white", paper="black"),
-    "colour": drawn(ink="navy", paper="lightyellow"),
-    "large": LARGE,
-    "palette": LARGE.convert("P"),
-    "black and white": LARGE.convert("1"),
-    "transparent": transparent(LARGE),
-    "16 bits": sixteen_bits(LARGE),
-    "float in [0, 1]": LARGE.convert("F").point(lambda grey: grey * (1 / 255) + 0),
+    "off centre": (drawn(left=20, top=100), {}),
+    "with a frame and a thumb": (with_frame_and_thumb(drawn(left=120, top=40)), {}),
+    "white on black": (drawn(ink="white", paper="black"), {}),
+    "colour": (drawn(ink="navy", paper="lightyellow"), {}),
+    "large": (LARGE, {}),
+    "palette": (LARGE.convert("P"), {}),
+    "black and white": (LARGE.convert("1"), {}),
+    "transparent": (transparent(LARGE), {}),
+    "lying": (drawn().transpose(Image.Transpose.ROTATE_90), {"exif": LYING}),
 }
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_paper_ink_size_and_place_do_not_matter(tmp_path, name):
+def test_paper_ink_size_place_and_format_do_not_matter(tmp_path, name):
     """The image is the same but for rounding at the edges of the ink."""
-    difference = read(PICTURES[name], tmp_path).int() - read(drawn(), tmp_path).int()
+    picture, options = PICTURES[name]
+    difference = read(picture, tmp_path, **options).int() - read(drawn(), tmp_path).int()
     assert difference.abs().float().mean() < 5
 
 
-def test_rotated_telephone(tmp_path):
-    """The picture is lying on its side, and its Exif data say so."""
-    exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: to be turned clockwise.
-    drawn().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "digit", "JPEG", exif=exif)
-    difference = read_picture(tmp_path / "digit").int() - read(drawn(), tmp_path).int()
-    assert difference.abs().float().mean() < 5
+# --- Refusals -----------------------------------------------------------------------------------
 
 
 def two_digits():
@@ -133,23 +194,15 @@ def noise():
     return Image.frombytes("L", (280, 280), values.clamp(0, 255).byte().numpy().tobytes())
 
 
-def full_of_edges():
-    picture = Image.new("L", (280, 280))
-    draw = ImageDraw.Draw(picture)
-    places = torch.randint(-40, 280, (60, 5), generator=torch.Generator().manual_seed(1)).tolist()
-    for x, y, width, height, grey in places:
-        draw.rectangle((x, y, x + abs(width) // 3, y + abs(height) // 3), fill=abs(grey) % 256)
-    return picture
-
-
-NOTHING = "shows nothing that stands out: take a picture of one handwritten digit alone"
+NOTHING = "shows no digit that stands out: take a picture of one handwritten digit alone"
 REFUSED = {
     "white": (Image.new("L", (280, 280), 255), NOTHING),
-    "black": (Image.new("L", (280, 280), 0), NOTHING),
     "noise": (noise(), NOTHING),
-    "edges": (full_of_edges(), "shows "),
+    "a line": (Image.new("L", (280, 1), 0), NOTHING),
+    "a speck": (drawn().resize((10, 10)).crop((0, 0, 280, 280)), NOTHING),
+    "at the border": (drawn(left=8), NOTHING),
     "two digits": (two_digits(), "shows more than one digit, or something else: take a picture"),
-    "narrow": (drawn().resize((280, 9)), "is too narrow: take a picture"),
+    "16 bits": (Image.new("I;16", (28, 28)), "cannot be read as a picture: it has more than 8"),
 }
 
 
@@ -164,26 +217,13 @@ def test_picture_without_one_digit_is_refused(tmp_path, name):
 
 
 def test_file_that_is_not_a_picture_is_refused(tmp_path):
-    """A missing one, and a pipe at once: without a writer it would hang."""
+    """A folder, a missing file, and damaged ones."""
     path = tmp_path / "digit.png"
-    for content in (None, b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"):
+    for content in (None, b"", b"\x89PNG\r\n\x1a\n broken"):
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(DataError, match=r"digit\.png cannot be read as a picture: "):
             read_picture(path)
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(DataError, match="is not a regular file; name a picture"):
-            read_picture(tmp_path / "pipe")
-
-
-def test_ink_is_relative_to_the_paper():
-    """On mid-grey paper, black is as much ink as white is."""
-    grey = torch.full((128, 128), 0.5)
-    grey[40:60, 40:60], grey[80:100, 80:100] = 0, 1
-    dark, light = find_ink(grey)
-    assert (dark[50, 50], light[50, 50]) == (1, 0)
-    assert (dark[90, 90], light[90, 90]) == (0, 1)
 
 
 def test_parts_are_connected_and_the_largest_comes_first():
@@ -194,18 +234,3 @@ def test_parts_are_connected_and_the_largest_comes_first():
         parts = find_parts(cells)
         assert [part.sum().item() for part in parts] == [24, 4]
         assert torch.equal(parts[0] | parts[1], cells)
-
-
-def test_threshold_lies_between_two_heaps():
-    values = torch.cat([torch.rand(900) * 0.2, 0.8 + torch.rand(100) * 0.2])
-    assert 0.2 <= otsu_threshold(values) <= 0.8
-
-
-def test_centred_moves_the_centre_of_mass_to_the_middle():
-    """By whole pixels, and what leaves the image is lost."""
-    images = torch.zeros(2, 28, 28)
-    images[0, 3, 20], images[1, 25, 1] = 1.0, 0.5
-    result = centred(images)
-    middle = result[:, 13:15, 13:15].sum((1, 2))
-    assert middle.tolist() == [1.0, 0.5]
-    assert torch.equal(result.sum((1, 2)), middle)

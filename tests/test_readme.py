@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 import model
 import test_model
 from support import dataset
-from support.dataset import Digits
+from support.digits import Digits
 from support.picture import read_picture
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

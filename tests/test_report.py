@@ -2,20 +2,12 @@
 
 import math
 
-import matplotlib.image
-import numpy
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from model import Epoch, Progress
-from support.dataset import Digits
-from support.report import (
-    confusion_matrix,
-    draw_confusion,
-    draw_report,
-    most_confident_mistakes,
-)
+from support.digits import Digits
+from support.report import confusion_matrix, draw_report, most_confident_mistakes
 
 
 def test_confusion_matrix_counts_true_digits_in_rows():
@@ -60,7 +52,6 @@ def hand_built(mistakes, name="MNIST"):
 
 ONE_EPOCH = [Epoch([Progress(2, 2.0, 50.0), Progress(3, 1.5, 60.0)], 55.0)]
 TWO_EPOCHS = [*ONE_EPOCH, Epoch([Progress(2, 0.5, 90.0), Progress(3, 0.4, 91.0)], 58.33)]
-SHORT = [Epoch([Progress(3, 1.5, 60.0)], 55.0)]
 
 
 def test_report_shows_history_counts_and_mistakes():
@@ -83,9 +74,8 @@ def test_report_shows_history_counts_and_mistakes():
     assert (set(limit.get_ydata()), limit.get_linestyle()) == ({95}, "--")
     shown = {text.get_position()[::-1]: text.get_text() for text in matrix.texts}
     assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("True digit", "Predicted digit")
-    assert shown[0, 0] == "3"
-    assert shown[9, 0] == "3", "true 9, predicted 0"
-    assert shown[0, 1] == ""
+    assert (shown[0, 0], shown[9, 0]) == ("3", "3"), "true 0 and true 9, predicted 0"
+    assert (0, 1) not in shown, "a zero is not written"
     assert len(mistakes) == 20
     confidence = logits.softmax(1).amax(1)
     for ax, index in zip(mistakes, range(24, 4, -1), strict=True):
@@ -95,54 +85,17 @@ def test_report_shows_history_counts_and_mistakes():
         assert ax.images[0].get_clim() == (0, 255)
 
 
-@pytest.mark.parametrize("history", [TWO_EPOCHS, ONE_EPOCH, SHORT])
-def test_end_values_are_inside_their_axes(history):
-    """However short the curves are; both axes of the loss start at 0."""
-    figure = draw_report(history, *hand_built(1), seed=7)
-    figure.draw_without_rendering()
-    loss, accuracy = figure.axes[-3:-1]
-    assert loss.get_ylim()[0] == loss.get_xlim()[0] == 0
-    for ax in (loss, accuracy):
-        (label,) = ax.texts
-        inner, outer = label.get_window_extent(), ax.get_window_extent()
-        assert outer.x0 < inner.x0 < inner.x1 < outer.x1
-        assert outer.y0 < inner.y0 < inner.y1 < outer.y1
-
-
-@pytest.mark.parametrize(("mistakes", "rows"), [(0, 0), (1, 1), (10, 1), (11, 2)])
-def test_area_of_the_mistakes_is_as_large_as_needed(mistakes, rows):
-    """Without mistakes there is neither an empty area nor its heading."""
+@pytest.mark.parametrize(("mistakes", "rows"), [(0, 0), (10, 1), (11, 2)])
+def test_report_of_one_epoch_and_few_mistakes(mistakes, rows):
+    """No points of test accuracy, and no place for mistakes that were not made."""
     figure = draw_report(ONE_EPOCH, *hand_built(mistakes, "my-digits"), seed=7)
     assert figure.get_suptitle() == "my-digits: 55.00% test accuracy (60 images, seed 7)"
-    *shown, _, accuracy, _ = figure.axes
-    assert len(accuracy.lines) == 2, "one epoch needs no points of test accuracy"
+    *shown, _, accuracy, matrix = figure.axes
+    assert len(accuracy.lines) == 2, "one curve, and the gate"
     assert len(shown) == 10 * rows
-    assert figure.get_figheight() == pytest.approx(5.2 + 1.3 * rows)
     assert sum(bool(ax.get_title()) for ax in shown) == mistakes
-    assert not any(ax.axison for ax in shown), "no frame around nothing"
-    headings = [part.get_suptitle() for part in figure.subfigs]
-    heading = "Most confident mistakes: true → predicted digit, confidence"
-    assert (heading in headings) == (rows > 0)
-
-
-def test_mistakes_are_shaded_by_count_and_correct_counts_are_not():
-    counts = torch.zeros(10, 10, dtype=torch.long)
-    counts[0, 0], counts[1, 2], counts[1, 3], counts[2, 0], counts[2, 1] = 90, 4, 1, 2, 2
-    matrix = Figure().subplots()
-    draw_confusion(matrix, counts)
     (image,) = matrix.images
     shades = image.cmap(image.norm(image.get_array()))[:, :, 0]
-    assert shades[0, 0] == shades[5, 5] == 1, "white"
-    assert shades[1, 2] < shades[2, 0] == shades[2, 1] < shades[1, 3] < 1, "4, 2, 2, 1"
-    assert 0.4 < shades[1, 2] < 0.7, "black type stays readable"
-    colours = {text.get_position(): text.get_color() for text in matrix.texts}
-    assert (colours[0, 0], colours[2, 1]) == ("0.4", "black")
-
-
-def test_report_of_a_real_run_is_grey(default_run):
-    """1,800 pixels wide, nothing cut off at its edges, and on a light grey background."""
-    pixels = matplotlib.image.imread(default_run.folder / "report.png")[:, :, :3]
-    assert pixels.shape[1] == 1800
-    assert numpy.ptp(pixels, axis=2).max() == 0
-    for border in (pixels[:10], pixels[-10:], pixels[:, :10], pixels[:, -10:]):
-        assert border.min() == border.max() == pytest.approx(0.88, abs=0.01)
+    assert (shades.diagonal() == 1).all(), "correct counts are not shaded"
+    assert ((shades < 1).sum() > 0) == (mistakes > 0), "mistakes are shaded"
+    assert shades.min() > 0.4, "black type stays readable"

@@ -9,8 +9,8 @@ from torch import nn
 
 import model
 from augment import augment
-from model import LightweightCNN, evaluate, predict, shuffled, train
-from support.dataset import Digits
+from model import LightweightCNN, evaluate, predict, train
+from support.digits import Digits
 
 # --- Training against a plainly written loop ----------------------------------------------------
 
@@ -73,23 +73,21 @@ def test_train_equals_the_plain_loop(float64, lr_schedule):
 # --- The parts of the loop ----------------------------------------------------------------------
 
 
-def test_shuffled_yields_every_image_once_in_a_new_order():
-    """Batches of 32 and the rest; pixels become floats from 0 to 1; labels stay with images."""
-    digits, orders = numbered_digits(100), []
-    for _ in range(2):
-        batches = list(shuffled(digits.images, digits.labels, 32))
-        assert [x.shape for x, _ in batches] == [(b, 1, 28, 28) for b in (32, 32, 32, 4)]
-        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        order = (255 * images[:, 0, 0, 0]).round().long()
-        assert torch.equal(images, digits.images[order] / 255), "uint8 is divided by 255"
-        assert torch.equal(labels, digits.labels[order]), "a label is not that of its image"
-        orders.append(order.tolist())
-    assert sorted(orders[0]) == list(range(100)), "not every image once"
+def test_every_image_is_seen_once_an_epoch_in_a_new_order():
+    """In batches of 32 and the rest; pixels are floats from 0 to 1."""
+    digits, network = numbered_digits(100), Recorder()
+    train(network, digits, epochs=2)
+    orders = []
+    for epoch in (0, 1):  # After the four batches comes the test.
+        batches = network.seen[5 * epoch : 5 * epoch + 4]
+        assert [len(x) for x in batches] == [32, 32, 32, 4]
+        orders.append((255 * torch.cat(batches)).round().long().tolist())
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(100)), "not every image once"
     assert orders[0] != sorted(orders[0]), "not shuffled"
     assert orders[0] != orders[1], "the same order again"
 
 
-def test_train_epoch_uses_train_mode():
+def test_network_is_in_train_mode_while_it_trains():
     """Although the network was in eval mode; `train` leaves it in eval mode, ready to use."""
     network, modes = Recorder().eval(), []
     network.register_forward_pre_hook(lambda network, _: modes.append(network.training))
@@ -166,10 +164,3 @@ def test_evaluate_leaves_the_network_as_it_was(digits):
     assert (predicted - logits).abs().max() < 1e-5, changed
     expected = 100 * (logits.argmax(1) == y).double().mean().item()
     assert accuracies == [pytest.approx(expected, abs=0.11)] * 2
-
-
-def test_predict_restores_the_mode_after_an_error():
-    network = LightweightCNN().train()
-    with pytest.raises(AssertionError):
-        predict(network, torch.rand(4, 3, 28, 28))
-    assert network.training

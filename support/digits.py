@@ -1,0 +1,82 @@
+"""What a set of digits is, and what it must be like to train on."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parent.parent  # the repository's folder
+# For another number of classes, change this and run `pytest`: it names what else must change.
+CLASSES = 10
+
+
+class DataError(Exception):
+    """Data that is missing or damaged; the text says what is wrong, where, and what to do."""
+
+
+class Digits(NamedTuple):
+    """A training set, a test set, and their name for log, pictures and tables.
+
+    Images are uint8 `(N, 1, 28, 28)`, white digits on black; labels are int64 `(N,)` from 0, below
+    CLASSES.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    name: str
+
+
+def check(images, labels, what):
+    """Raise DataError unless images and labels are as Digits says; warn of likely mistakes."""
+    wrong = None
+    if not (isinstance(images, torch.Tensor) and isinstance(labels, torch.Tensor)):
+        wrong = "images and labels must be tensors: use torch.tensor()"
+    elif images.dtype != torch.uint8:
+        wrong = f"images must be uint8, got {images.dtype}; if they are floats from 0 to 1, use "
+        wrong += "(255 * images).round().byte()"
+    elif labels.dtype != torch.int64:
+        wrong = f"labels must be int64, got {labels.dtype}; use labels.long()"
+    elif len(images) == 0:
+        wrong = "it has no image; are there fewer than the other set takes?"
+    elif images.shape[1:] == (28, 28):
+        wrong = "images must have the shape (N, 1, 28, 28); use images.unsqueeze(1)"
+    elif images.shape[1:] != (1, 28, 28):
+        wrong = (
+            f"images must have the shape (N, 1, 28, 28), got {tuple(images.shape)}; for another "
+        )
+        wrong += "size, change check() in support/digits.py, and forward() and fc1 in model.py"
+    elif labels.shape != (len(images),):
+        wrong = f"{len(images)} images need as many labels, got the shape {tuple(labels.shape)}"
+    elif labels.min() < 0 or labels.max() >= CLASSES:
+        wrong = f"labels must be from 0 to {CLASSES - 1}, got {labels.unique().tolist()}; if they "
+        wrong += "count from 1, subtract 1; for more classes, change CLASSES in support/digits.py"
+    if wrong:
+        raise DataError(f"{what}: {wrong}")
+    absent = (labels.bincount(minlength=CLASSES) == 0).nonzero().flatten().tolist()
+    if absent:
+        warn(f"{what}: no image of {absent}; were the digits sorted when you split them?")
+    if images.max() <= 1:
+        warn(f"{what}: no pixel is above 1; pixels must be from 0 to 255, so multiply by 255")
+    elif images[:1000].float().mean() > 127:
+        warn(f"{what}: mostly light pixels; digits must be white on black")
+
+
+def warn(text):
+    """Log a warning: one line on stderr, unless the caller sets up logging."""
+    logging.getLogger(__name__).warning("WARNING: %s", " ".join(text.split()))
+
+
+def centred(images):
+    """Shift images, float `(N, 28, 28)`, by whole pixels, to centre their mass as MNIST does."""
+    axis = torch.arange(28)
+    mass = images.sum((1, 2))
+    down = ((images.sum(2) @ axis.float()) / mass - 13.5).round().long()  # (N,)
+    right = ((images.sum(1) @ axis.float()) / mass - 13.5).round().long()
+    rows = 14 + axis + down[:, None]  # (N, 28)
+    columns = 14 + axis + right[:, None]
+    padded = F.pad(images, (14, 14, 14, 14))  # (N, 56, 56), black outside
+    return padded[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None]]
