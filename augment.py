@@ -59,7 +59,8 @@ def warp(images, degrees=0.0, right=0.0, down=0.0, factor=1.0):
     # k pixels to the right per pixel upwards, as italics do: `matrices(one, k * aspect, zero, one)
     # @ rotation`, with tensors of ones and zeros like k. Then give `augment` a fourth operation,
     # and add it to OPERATIONS, MIX and torchvision_affine in test_model.py (where it is called
-    # shear=[math.degrees(math.atan(k)), 0]), to README's list and to the help of --augment.
+    # shear=[math.degrees(math.atan(k)), 0]), to README's list and to the help of --augment. No test
+    # sees the words "three" and "(3, K)" in `augment`.
     linear = rotation / factor.view(-1, 1, 1)  # (N, 2, 2)
     shift = torch.stack([2 * right, 2 * down], dim=1).unsqueeze(2)  # (N, 2, 1)
     grid = F.affine_grid(
@@ -107,8 +108,8 @@ def augment(images, p=0.2, generator=None):
 
 # --- The sample sheet -------------------------------------------------------------------------
 
-# Exaggerated, so that the changes are visible. Another column needs its words, and a picture to
-# compare with, in tests/test_sheet.py.
+# Exaggerated, so that the changes are visible. For another column, add it in tests/test_sheet.py,
+# too, and draw README's picture again: `python augment.py`.
 SAMPLES = {
     "Rotation\n10° counter-\nclockwise": lambda images: rotate(images, 10),
     "Scale\n90%": lambda images: scale(images, 0.9),

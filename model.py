@@ -1,14 +1,13 @@
 """A CNN with 10,982 parameters that learns MNIST in one epoch on the CPU: `python model.py`.
 
-Over 140 runs its running training accuracy in that epoch is 95.7% (lowest 95.4), and its test
-accuracy after it is 98.2% (lowest 96.9); `python benchmarks/seeds.py` measures both. One run may
-end far below the mean, because the learning rate stays high until the end: seed 144 ends at 94.5%.
-With `--lr-schedule linear` it falls to zero, and every run ends near 98.8% (lowest of ten 98.7).
+In that epoch its running training accuracy is 95.7%, and after it the test accuracy is 98.2%: means
+of 400 runs by `python benchmarks/seeds.py`, whose lowest are 95.3% and 95.9%. A run may end below
+its mean because the learning rate stays high until the end; on another processor one run is known
+that ends at 94.5%. With `--lr-schedule linear` the rate falls to zero: 98.8%, lowest of 40 98.6%.
 
 The file can be read from top to bottom: network, training, evaluation, command line.
 """
 
-import contextlib
 import datetime
 import io
 import math
@@ -23,6 +22,7 @@ from augment import augment
 from support import command_line as cli
 from support.dataset import load_digits
 from support.digits import CLASSES
+from support.threads import one_thread
 
 IST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))  # Indian Standard Time, all year
 
@@ -58,8 +58,8 @@ class LightweightCNN(nn.Module):
     def forward(self, x):
         if x.shape[1:] != (1, 28, 28):  # For another size, change fc1, too.
             raise ValueError(f"images must have the shape (N, 1, 28, 28), got {tuple(x.shape)}")
-        # LeakyReLU is increasing, so pooling before it gives the same result with a quarter of the
-        # values to compute.
+        # Pool and LeakyReLU can change places, since LeakyReLU is increasing; it then has only a
+        # quarter of the values to compute.
         x = F.leaky_relu(F.max_pool2d(self.bn1(self.conv1(x)), 2), 0.1)  # (N, 12, 14, 14)
         x = F.leaky_relu(F.max_pool2d(self.bn2(self.conv2(x)), 2), 0.1)  # (N, 16, 7, 7)
         x = F.leaky_relu(F.max_pool2d(self.bn3(self.conv3(x)), 2), 0.1)  # (N, 20, 3, 3)
@@ -76,7 +76,7 @@ def count_parameters(network):
 # --- Training ---------------------------------------------------------------------------------
 
 # Learning rate schedules. Each function takes the share of all updates that are done, from 0 to 1,
-# and returns the factor on the learning rate. A new one is one more line, such as
+# and returns the factor by which to multiply the learning rate. A new one is one more line, such as
 #     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
 # The flag and the log pick it up; its name must be added to the usage in README.
 SCHEDULES = {
@@ -108,21 +108,6 @@ def to_float(images):
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-@contextlib.contextmanager
-def one_thread():
-    """Limit torch to one thread while a function runs.
-
-    With more, the weights would depend on their number, by the order of summation. They would save
-    little on so small a network, and beside another busy process they would cost a lot.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @one_thread()
 def train(
     network,
@@ -142,8 +127,9 @@ def train(
     `python model.py`.
 
     Args:
-        network: maps float32 `(B, 1, 28, 28)` to logits `(B, 10)`.
+        network: maps float32 `(B, 1, 28, 28)` to logits `(B, CLASSES)`.
         digits: the `Digits` to train and test on.
+        epochs: passes over the training images.
         batch_size: images per update, at most all of them.
         lr: the learning rate at the start.
         lr_schedule: a name in SCHEDULES.
@@ -159,18 +145,17 @@ def train(
     images, labels = digits.images, digits.labels
     batch_size = min(batch_size, len(images))
     batches = math.ceil(len(images) / batch_size)  # in an epoch
-    # To change optimizer or loss, edit these two lines; the log shows their names and lr. Leave out
-    # fused=True, which saves time and changes results by rounding only, if your optimizer does not
-    # know it. The default of lr stands above and in `parse_args`. Run `pytest`: it names the tests
-    # that must change too. No test sees optimizer and loss of benchmarks/textbook.py.
+    # To change the optimizer or the loss, edit these two lines; the log shows their names and lr.
+    # Not every optimizer has fused=True, which saves time and changes results by rounding only. The
+    # default of lr stands above and in `parse_args`. Then run `pytest`: it names the tests to
+    # change. No test checks the optimizer and the loss in benchmarks/textbook.py.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # LambdaLR counts the calls of scheduler.step(), and multiplies lr by the factor for that count.
-    schedule = SCHEDULES[lr_schedule]
-    updates = epochs * batches
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / updates))
+    # scheduler.step() runs after every update; `done` is the number of updates so far.
+    factor, updates = SCHEDULES[lr_schedule], epochs * batches
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: factor(done / updates))
 
-    # With other digits than MNIST's, the log says so in its first and in its last line.
+    # The first and the last line of the log name the digits.
     mnist = digits.name == "MNIST"
     log("Starting MNIST Training" if mnist else f"Starting Training on {digits.name}")
     log(f"Model initialized with {count_parameters(network):,} parameters")
@@ -201,6 +186,7 @@ def train(
             optimizer.step()
             scheduler.step()
 
+            # Sums over images, because the last batch may be smaller.
             loss_sum += loss.item() * len(y)
             correct += (logits.argmax(1) == y).sum().item()
             seen += len(y)
@@ -216,7 +202,7 @@ def train(
                     f"Epoch {epoch}, Batch {batch}/{batches}, {pad}"
                     f"Loss: {mean_loss:.4f}, Accuracy: {accuracy:5.2f}%"
                 )
-            if batch % log_interval == 0 or batch == batches:
+            if batch % log_interval == 0 or batch == batches:  # The history has the last one, too.
                 progress.append(Progress(batch, mean_loss, accuracy))
         log(
             f"Epoch {epoch} completed - "
@@ -247,7 +233,7 @@ def log(text):
 def predict(network, images, batch_size=100):
     """Return the logits of `network`, float32 `(N, CLASSES)`, in eval mode and without gradients.
 
-    The network is left in the mode in which it was.
+    The network is left in its original mode.
 
     Args:
         images: uint8, or float32 in [0, 1], `(N, 1, 28, 28)`; N > 0.
@@ -287,9 +273,9 @@ def parse_args(argv=None):
     add("--epochs", type=count, default=1, metavar="N", help="passes over the training images")
     add("--batch-size", type=count, default=32, metavar="N", help="images per update")
     add("--lr", type=cli.learning_rate, default=0.003, metavar="LR", help="initial learning rate")
-    add("--lr-schedule", choices=SCHEDULES, default="constant", help="learning rate over the run")
+    add("--lr-schedule", choices=SCHEDULES, default="constant", help="linear: it falls to zero")
     add("--seed", type=cli.seed, default=42, metavar="S", help="seed of all random choices")
-    add("--log-interval", type=count, default=100, metavar="N", help="batches per line of the log")
+    add("--log-interval", type=count, default=100, metavar="N", help="batches per log line")
     add("--augment", action="store_true", help="rotate, shift or scale 20%% of the training images")
     cli.add_dataset_flags(parser)
     add("--save-model", type=cli.output_file, metavar="PATH", help="save the weights (state_dict)")

@@ -1,6 +1,6 @@
 """How much room the metrics of test_model.py have above their gates, over many seeds.
 
-`python benchmarks/seeds.py | tee seeds.txt` trains with up to 100 seeds what the gates train, and a
+`python benchmarks/seeds.py | tee seeds.txt` trains with up to 200 seeds what the gates train, and a
 few networks for comparison. It prints one line of JSON for each finished seed, and at the end the
 table of README and one of all metrics. `--tables seeds.txt more.txt` prints the tables of earlier
 runs, also of those that were cut short, and joins those of several machines.
@@ -19,10 +19,6 @@ import os
 import signal
 import statistics
 import sys
-import threading
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -33,16 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import model
 from augment import augment
 from support.command_line import ArgumentParser, positive_int, run
-from support.dataset import SOURCES, DataError, load_digits
-from test_model import (
-    GATES,
-    errors_saved,
-    mean_accuracy,
-    moved,
-    noisy,
-    recalls,
-    train_thirds,
-)
+from support.dataset import SOURCES, load_digits
+from test_model import GATES, errors_saved, mean_accuracy, moved, noisy, recalls, train_thirds
 
 load_digits = functools.cache(load_digits)  # once in each process
 
@@ -57,28 +45,38 @@ def trained(seed, digits, build=model.LightweightCNN, **options):
     return network, model.train(network, digits, **options)[0]
 
 
+def calibration_error(logits, labels, bins=15):
+    """Return the expected calibration error in percent (Guo et al., 2017).
+
+    It is the mean distance of the confidence in a bin from the accuracy there.
+    """
+    confidence, predictions = logits.softmax(1).max(1)  # (N,) each
+    excess = (confidence - (predictions == labels).float()).double()
+    places = (confidence * bins).long().clamp(max=bins - 1)
+    sums = torch.zeros(bins, dtype=torch.float64).index_add(0, places, excess)
+    return 100 * sums.abs().sum().item() / len(labels)
+
+
 def default_run(seed, digits):
     """The metrics of `python model.py`."""
     network, epoch = trained(seed, digits)
-    metrics = {
+    logits = model.predict(network, digits.test_images)
+    return {
         "first epoch accuracy": epoch.progress[-1].accuracy,
         "test accuracy": epoch.test_accuracy,
+        "expected calibration error": calibration_error(logits, digits.test_labels),
+        "moved digits": mean_accuracy([network], moved(digits.test_images / 255), digits),
     }
-    if digits.name == "rendered digits":
-        with contextlib.suppress(DataError):
-            mnist = load_digits("mnist")
-            accuracy = model.evaluate(network, mnist.test_images, mnist.test_labels)
-            metrics["test accuracy on MNIST"] = accuracy
-    return metrics
 
 
 def other_gates(seed, digits):
     """The metrics of `python model.py --augment`, and of the networks trained on thirds."""
-    _, epoch = trained(seed, digits, transform=augment)
+    network, epoch = trained(seed, digits, transform=augment)
     plain, augmented = train_thirds(digits, seed)
     logits = [model.predict(network, digits.test_images) for network in plain]
     images = digits.test_images / 255
     return {
+        "moved digits, augmented": mean_accuracy([network], moved(images), digits),
         "first epoch accuracy, augmented": epoch.progress[-1].accuracy,
         "test accuracy, mean of three": mean_accuracy(plain, digits.test_images, digits),
         "lowest digit": recalls(logits, digits.test_labels).min().item(),
@@ -113,30 +111,21 @@ def comparison(seed, digits):
 
 
 # The parts of the study, and how many seeds each has at most: on MNIST, and on any other digits.
-PARTS = {
-    default_run: (100, 21),
-    other_gates: (40, 21),
-    comparison: (10, 0),
-}
+PARTS = {default_run: (200, 20), other_gates: (40, 20), comparison: (20, 0)}
 
 
 # --- Processes --------------------------------------------------------------------------------
 
 
 def start_worker():
-    """Leave Ctrl-C to the parent, take one thread of the machine, and end when the parent ends."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
+    """Take one thread of the machine, and leave Ctrl-C to the parent, which ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True).start()
     torch.set_num_threads(1)
 
 
-def measure(dataset, data_dir, part, seed):
+def measure(task):
     """Return one line of the study as a dictionary."""
+    dataset, data_dir, part, seed = task
     digits = load_digits(dataset, data_dir)
     with contextlib.redirect_stdout(io.StringIO()):  # the logs of training
         metrics = part(seed, digits)
@@ -147,28 +136,17 @@ def measure(dataset, data_dir, part, seed):
 
 def measure_all(datasets, data_dir, most, jobs):
     """Measure in processes of one thread each; print and return each line as it is done."""
-    tasks = []
+    tasks, lines = [], []
     for dataset in datasets:
         load_digits(dataset, data_dir)  # Report bad data, or download it, before work starts.
         for part, (on_mnist, otherwise) in PARTS.items():
             count = min(most, on_mnist if dataset == "mnist" else otherwise)
-            seeds = [42, *(seed for seed in range(count) if seed != 42)][:count]
-            tasks += [(dataset, data_dir, part, seed) for seed in seeds]
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker)
-    lines, start = [], time.monotonic()
-    try:
-        for future in as_completed([pool.submit(measure, *task) for task in tasks]):
-            lines.append(future.result())
-            print(json.dumps(lines[-1]), flush=True)
-            left = (time.monotonic() - start) / len(lines) * (len(tasks) - len(lines)) / 60
-            print(f"{len(lines)}/{len(tasks)}, {left:.0f} min left", file=sys.stderr)
-    except BrokenProcessPool as error:
-        raise DataError("a process of the study was killed, perhaps for want of memory") from error
-    finally:
-        for process in multiprocessing.active_children():
-            process.kill()
-        pool.shutdown(cancel_futures=True)
+            tasks += [(dataset, data_dir, part, seed) for seed in range(count)]
+    with multiprocessing.get_context("spawn").Pool(jobs, start_worker) as pool:
+        for line in pool.imap_unordered(measure, tasks):
+            lines.append(line)
+            print(json.dumps(line), flush=True)
+            print(f"{len(lines)}/{len(tasks)}", file=sys.stderr)
     return lines
 
 
@@ -187,79 +165,65 @@ def read_lines(paths):
 
 
 def summary(name, values):
-    """Return mean, sd, worst, tenth percentile, gate and room as text; "" where there is none."""
+    """Return mean, sd, lowest, highest, gate, room and worst as text; "" where there is no gate."""
     sign, bound, unit = GATES.get(name, (">", None, "%"))
     ordered = sorted(values, reverse=sign == "<")  # the worst first
-    tenth = ordered[len(ordered) // 10]
-    spread = abs(tenth - ordered[0])
-    sd = statistics.stdev(values) if len(values) > 1 else 0
-
-    def shown(value):
-        return f"{value:.2f}{unit}" if unit == "%" else f"{value:.4g}{unit}"
-
-    result = {"mean": shown(statistics.mean(values)), "sd": shown(sd), "worst": shown(ordered[0])}
-    result |= {"tenth": shown(tenth), "gate": "", "room": ""}
+    numbers = {
+        "mean": statistics.mean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else 0,
+        "lowest": min(values),
+        "highest": max(values),
+        "worst": ordered[0],
+    }
+    row = {key: f"{number:.2f}{unit}" for key, number in numbers.items()}
+    row |= {"gate": "", "room": ""}
     if bound is not None:
-        result["gate"] = f"{bound:g}{unit}"
+        row["gate"] = f"{sign} {bound:g}{unit}"
+        spread = abs(ordered[len(ordered) // 10] - ordered[0])
         room = ordered[0] - bound if sign == ">" else bound - ordered[0]
-        result["room"] = f"{room / spread:.1f}" if spread else shown(room)
-    return result
+        row["room"] = f"{room / spread:.1f}" if spread else f"{room:.2f}{unit}"
+    return row
 
 
 def readme_table(values):
     """Yield the lines of README's table; `values` maps the dataset to metrics to their values."""
     yield "| metric | gate | MNIST, mean ± sd | worst run | rendered digits, worst run |"
     yield "| --- | ---: | ---: | ---: | ---: |"
+    other = next((dataset for dataset in values if dataset != "MNIST"), "")
     for name in GATES:
-        cells, gate = [], ""
-        for dataset in ("MNIST", next((other for other in values if other != "MNIST"), "")):
-            measured = values.get(dataset, {}).get(name)
-            row = summary(name, measured) if measured else None
-            gate = row["gate"] if row else gate
-            if dataset == "MNIST":
-                cells.append(f"{row['mean'].removesuffix('%')} ± {row['sd']}" if row else "")
-            cells.append(row["worst"] if row else "")
-        if gate:
-            yield f"| {name} | {gate} | {' | '.join(cells)} |"
+        first, second = (values.get(dataset, {}).get(name) for dataset in ("MNIST", other))
+        if first:
+            row = summary(name, first)
+            mean = f"{row['mean'].removesuffix('%')} ± {row['sd']}"
+            worst = summary(name, second)["worst"] if second else ""
+            yield f"| {name} | {row['gate']} | {mean} | {row['worst']} | {worst} |"
 
 
 def table(metrics):
     """Yield the lines of a Markdown table of all metrics of one dataset."""
-    yield "| metric | seeds | mean | sd | worst | 10th percentile | gate | room |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    columns = ("mean", "sd", "lowest", "highest", "gate", "room")
+    yield f"| metric | runs | {' | '.join(columns)} |"
+    yield f"| --- {'| ---: ' * 7}|"
     for name, values in metrics.items():
-        yield f"| {name} | {len(values)} | {' | '.join(summary(name, values).values())} |"
-
-
-def parse_args(argv=None):
-    parser = ArgumentParser(description="Measure the metrics of test_model.py over many seeds.")
-    parser.add_argument(
-        "--seeds", type=positive_int, default=100, metavar="N", help="at most so many of each part"
-    )
-    parser.add_argument(
-        "--jobs", type=positive_int, default=os.cpu_count(), metavar="N", help="processes at once"
-    )
-    parser.add_argument(
-        "--dataset",
-        choices=[name for name in SOURCES if name != "auto"],
-        help="only this one (default: mnist and rendered)",
-    )
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help="as for model.py (default: $MNIST_DATA_DIR or data)"
-    )
-    parser.add_argument(
-        "--tables", nargs="+", metavar="FILE", help="train nothing: tables of what was printed"
-    )
-    return parser.parse_args(argv)
+        row = summary(name, values)
+        yield f"| {name} | {len(values)} | {' | '.join(row[column] for column in columns)} |"
 
 
 def main(argv=None):
     """Measure, or read what earlier runs measured, and print the tables."""
-    args = parse_args(argv)
+    parser = ArgumentParser(description="Measure the metrics of test_model.py over many seeds.")
+    add = parser.add_argument
+    add("--seeds", type=positive_int, default=200, metavar="N", help="at most so many of each part")
+    add("--jobs", type=positive_int, default=os.cpu_count(), metavar="N", help="processes at once")
+    names = [name for name in SOURCES if name != "auto"]
+    add("--dataset", choices=names, help="only this one (default: mnist and rendered)")
+    add("--data-dir", metavar="DIR", help="as for model.py (default: $MNIST_DATA_DIR or data)")
+    add("--tables", nargs="+", metavar="FILE", help="train nothing: tables of what was printed")
+    args = parser.parse_args(argv)
+    datasets = [args.dataset] if args.dataset else ["mnist", "rendered"]
     if args.tables:
         lines = read_lines(args.tables)
     else:
-        datasets = ["mnist", "rendered"] if args.dataset is None else [args.dataset]
         lines = measure_all(datasets, args.data_dir, args.seeds, args.jobs)
     values = {}
     for line in sorted(lines, key=lambda line: line["dataset"]):

@@ -12,8 +12,9 @@ from torchvision import datasets, transforms
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from model import LightweightCNN
+from support.digits import ROOT
 
-DATA_DIR = os.environ.get("MNIST_DATA_DIR") or Path(__file__).resolve().parent.parent / "data"
+DATA_DIR = os.environ.get("MNIST_DATA_DIR") or ROOT / "data"
 
 
 class TextbookCNN(LightweightCNN):
@@ -36,40 +37,31 @@ def loader(train):
     return DataLoader(data, batch_size=32 if train else 1000, shuffle=train, num_workers=1)
 
 
-def train(network, batches, optimizer):
-    """Train for one epoch; return mean loss and accuracy in percent."""
-    total_loss = correct = seen = 0
+def train(network, training, test, optimizer):
+    """Train for one epoch and test; return the accuracies in percent."""
     network.train()
-    for images, labels in batches:
+    correct = seen = 0
+    for images, labels in training:
         optimizer.zero_grad()
         logits = network(images)
         loss = F.cross_entropy(logits, labels)
         loss.backward()
         optimizer.step()
-        total_loss += loss.item() * len(labels)
+        loss.item()  # as for a log
         correct += (logits.argmax(1) == labels).sum().item()
         seen += len(labels)
-    return total_loss / seen, 100 * correct / seen
-
-
-@torch.no_grad()
-def evaluate(network, batches):
     network.eval()
-    return (
-        100
-        * sum((network(x).argmax(1) == y).sum().item() for x, y in batches)
-        / len(batches.dataset)
-    )
+    with torch.no_grad():
+        right = sum((network(x).argmax(1) == y).sum().item() for x, y in test)
+    return 100 * correct / seen, 100 * right / len(test.dataset)
 
 
 def main(argv=None):
     torch.manual_seed(42)
     network = TextbookCNN()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
-    loss, accuracy = train(network, loader(train=True), optimizer)
-    print(f"Final Loss: {loss:.4f}, Final Accuracy: {accuracy:.2f}%")
-    accuracy = evaluate(network, loader(train=False))
-    print(f"Accuracy on 10,000 test images: {accuracy:.2f}%")
+    first, test = train(network, loader(train=True), loader(train=False), optimizer)
+    print(f"First epoch accuracy: {first:.2f}%, test accuracy: {test:.2f}%")
 
 
 if __name__ == "__main__":
