@@ -188,7 +188,7 @@ def summary(name, values):
 def readme_table(values):
     """Yield the lines of README's table; `values` maps the dataset to metrics to their values."""
     yield "| metric | gate | MNIST, mean ± sd | worst run | rendered digits, worst run |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
+    yield "|---|---:|---:|---:|---:|"
     other = next((dataset for dataset in values if dataset != "MNIST"), "")
     for name in GATES:
         first, second = (values.get(dataset, {}).get(name) for dataset in ("MNIST", other))
@@ -203,7 +203,7 @@ def table(metrics):
     """Yield the lines of a Markdown table of all metrics of one dataset."""
     columns = ("mean", "sd", "lowest", "highest", "gate", "room")
     yield f"| metric | runs | {' | '.join(columns)} |"
-    yield f"| --- {'| ---: ' * 7}|"
+    yield f"|---{'|---:' * 7}|"
     for name, values in metrics.items():
         row = summary(name, values)
         yield f"| {name} | {len(values)} | {' | '.join(row[column] for column in columns)} |"

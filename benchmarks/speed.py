@@ -100,7 +100,7 @@ def main():
                     whole = results[name][-1]["whole process"]
                     print(f"round {number}/{rounds}, {label}, {name}: {whole:.1f} s", flush=True)
     print(f"\n| median of {rounds} rounds | textbook | ours | ratio |")
-    print("| --- | ---: | ---: | ---: |")
+    print("|---|---:|---:|---:|")
     for label, results, quantity, unit in (
         ("epoch and test", idle, "train", "s"),
         ("whole process", idle, "whole process", "s"),
