@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from model import LightweightCNN, evaluate, train
 from support.digits import Digits
@@ -32,24 +31,6 @@ def test_images_of_another_shape_are_refused(network, shape):
     """By an error that names the shape they must have."""
     with pytest.raises(ValueError, match=r"shape \(N, 1, 28, 28\)"):
         network(torch.rand(shape))
-
-
-EDITS = {
-    "GroupNorm": lambda bn: nn.GroupNorm(1, 12),
-    "no normalization": lambda bn: nn.Identity(),
-    "another convolution": lambda bn: nn.Sequential(nn.Conv2d(12, 12, 3, padding=1), bn),
-}
-
-
-@pytest.mark.parametrize("edit", EDITS)
-def test_edited_network_trains(network, edit):
-    """A changed first stage learns a batch: gradients reach all that is left, the loss falls."""
-    network.bn1 = EDITS[edit](network.bn1)
-    images = (255 * X).byte()
-    history = train(network, Digits(images, Y, images, Y, "noise"), epochs=15)
-    assert all(p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
-    fall = history[0].progress[-1].loss - history[-1].progress[-1].loss
-    assert fall > 0.2, f"15 updates lower the loss by {fall:.2f} only"
 
 
 def test_torch_export_with_any_batch_size(network):

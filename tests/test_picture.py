@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from model import predict
 from support.digits import DataError
-from support.picture import find_parts, read_picture
+from support.picture import read_picture
 
 # --- Simulated photographs, with a digit and without ----------------------------------------------
 
@@ -224,13 +224,3 @@ def test_file_that_is_not_a_picture_is_refused(tmp_path):
             path.write_bytes(content)
         with pytest.raises(DataError, match=r"digit\.png cannot be read as a picture: "):
             read_picture(path)
-
-
-def test_parts_are_connected_and_the_largest_comes_first():
-    """Diagonal neighbours are connected; a spiral is one part; also upside down."""
-    rows = ["###.....#", "..#.####.", "#.#.#..#.", "#.#.##.#.", "#.#....#.", "#.######."]
-    mask = torch.tensor([[cell == "#" for cell in row] for row in rows])
-    for cells in (mask, mask.flip(0)):
-        parts = find_parts(cells)
-        assert [part.sum().item() for part in parts] == [24, 4]
-        assert torch.equal(parts[0] | parts[1], cells)

@@ -97,15 +97,6 @@ def test_seed_decides_the_pixels():
     assert not torch.equal(labels, others)
 
 
-def test_glyphs_of_a_digit_are_equally_likely(monkeypatch):
-    """Here each digit has two: a small and a large square."""
-    pictures = torch.zeros(20, 1, 56, 56)
-    pictures[0::2, :, 24:32, 24:32] = pictures[1::2, :, 12:44, 12:44] = 1
-    monkeypatch.setattr("support.rendered.draw_glyphs", lambda: (pictures, torch.arange(20) // 2))
-    large = (render(1000, seed=0)[0] / 255).mean((1, 2, 3)) > 0.1
-    assert large.double().mean().item() == pytest.approx(0.5, abs=0.08)  # 5 standard deviations
-
-
 def test_glyphs_fill_their_box():
     """56 x 56 pixels with a margin of 8, less what the blur adds; every digit from every font."""
     pictures, digits = draw_glyphs()

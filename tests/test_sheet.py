@@ -34,7 +34,7 @@ def test_sheet_shows_what_its_titles_say(digits):
 
 
 def test_committed_sheet_is_the_one_that_the_script_draws(digits, tmp_path, monkeypatch, capsys):
-    """But for text, which versions of matplotlib draw differently: most of it is in the top rows."""
+    """But for text, which versions of matplotlib draw differently: it is mostly at the top."""
     if digits.name != "MNIST":
         pytest.skip("the committed sheet is that of MNIST")
     import matplotlib.image
