@@ -57,6 +57,8 @@ def test_table_of_layers_and_the_flow_above_it():
         layer.register_forward_hook(lambda _, x, y, name=name: outputs.update({name: y}))
         counts[name] = f"{model.count_parameters(layer):,}"
     network(torch.rand(2, 1, 28, 28))
+    unused = counts.keys() - outputs.keys()
+    assert not unused, f"forward() in model.py does not use {unused}"
     expected, flow = {}, ["28×28×1"]  # noqa: RUF001
     for conv, bn in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
         flow.append(readable(F.max_pool2d(outputs[bn], 2)))
