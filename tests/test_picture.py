@@ -149,8 +149,10 @@ def transparent(picture):
     return result
 
 
-def with_frame_and_thumb(picture):
-    """A black border of one pixel, and in a corner something larger than the digit."""
+def with_frame_thumb_and_dust(picture):
+    """A black border of one pixel, in a corner something larger than the digit, and two specks."""
+    for x, y in ((60, 40), (250, 100)):
+        ImageDraw.Draw(picture).ellipse((x - 6, y - 6, x + 6, y + 6), fill="black")
     ImageDraw.Draw(picture).rectangle((0, 0, 279, 279), outline="black")
     ImageDraw.Draw(picture).ellipse((-60, 190, 60, 340), fill="black")
     return picture
@@ -161,7 +163,7 @@ LYING[0x0112] = 6  # Orientation: to be turned clockwise.
 LARGE = drawn().resize((1400, 1400), Image.Resampling.BICUBIC)
 PICTURES = {
     "off centre": (drawn(left=20, top=100), {}),
-    "with a frame and a thumb": (with_frame_and_thumb(drawn(left=120, top=40)), {}),
+    "with more than a digit": (with_frame_thumb_and_dust(drawn(left=120, top=40)), {}),
     "white on black": (drawn(ink="white", paper="black"), {}),
     "colour": (drawn(ink="navy", paper="lightyellow"), {}),
     "large": (LARGE, {}),
