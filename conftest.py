@@ -93,15 +93,16 @@ def pytest_terminal_summary(terminalreporter):
 def default_start(digits, pytestconfig, tmp_path_factory):
     """`python model.py` on the same digits, started, so that other networks can be trained beside.
 
-    The process, and the folder in which it runs.
+    The process, and the folder into which it writes.
     """
     dataset = pytestconfig.getoption("--dataset")
     if dataset == "auto":  # A second process must not search, and warn, again.
         dataset = "mnist" if digits.name == "MNIST" else "rendered"
     folder = tmp_path_factory.mktemp("run")
-    flags = ["--dataset", dataset, "--save-model", "weights.pt", "--report", "report.png"]
+    flags = ["--dataset", dataset, "--save-model", folder / "weights.pt"]
+    flags += ["--report", folder / "report.png"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, ROOT / "model.py", *flags], cwd=folder, **pipes)
+    process = subprocess.Popen([sys.executable, ROOT / "model.py", *flags], **pipes)
     yield process, folder
     process.kill()
     process.communicate()

@@ -38,7 +38,7 @@ class LightweightCNN(nn.Module):
 
     # To change a layer, edit `__init__` and `forward`, and run `pytest`: it names the tests and the
     # lines of README that must change too. No test sees the shapes in the comments of `forward`,
-    # the `forward` of benchmarks/textbook.py, nor README's accuracies and pictures.
+    # new operations in benchmarks/textbook.py, nor README's accuracies and pictures.
 
     def __init__(self):
         super().__init__()

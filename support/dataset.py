@@ -115,7 +115,9 @@ def download(data_dir, raw):
 # The values of --dataset -> functions that return Digits, given the data folder. For digits of your
 # own, add a line here, such as `"my-digits": load_my_digits,` and above it the function, with
 # `import torch` at the top; add the name to the usage in README. Shuffle before you split; digits
-# must be white on black, as `read_picture` delivers them. torch.save((images, labels), path) saves.
+# must be white on black, as `read_picture` delivers them. torch.save((images, labels), path) saves
+# them; the path is in the folder of --data-dir. For the gates, set bounds of your own in GATES of
+# test_model.py: those there are for 60,000 images.
 #     def load_my_digits(data_dir):
 #         images, labels = torch.load(data_dir / "my_digits.pt")  # uint8 (N, 1, 28, 28), int64 (N,)
 #         return Digits(images[1000:], labels[1000:], images[:1000], labels[:1000], "my-digits")

@@ -86,9 +86,8 @@ def test_number_of_parameters_is_that_of_the_network(path):
     found = re.findall(r"(?:here |parameters-)(\d+,\d+)|(\d+,\d+) parameter", text)
     count = f"{model.count_parameters(model.LightweightCNN()):,}"
     wrong = {"".join(groups) for groups in found} - {count}
-    assert found and not wrong, (
-        f"correct {wrong} in {path}, also in its badge, as 10%2C982: {count}"
-    )
+    badge = count.replace(",", "%2C")
+    assert found and not wrong, f"put {count} in place of {wrong} in {path}; in its badge, {badge}"
 
 
 def test_usage_is_that_of_help(capsys):
