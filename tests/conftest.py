@@ -9,7 +9,7 @@ import torch
 from torchvision.datasets import MNIST
 
 from support import dataset
-from support.digits import Digits
+from support.digits import CLASSES, Digits
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def few_digits(digits, monkeypatch):
 
 @pytest.fixture
 def tiny_mnist(tmp_path, monkeypatch):
-    """A data folder with twenty and ten random images, whose checksums count as MNIST's.
+    """A data folder with two and one random images of each class, whose checksums count as MNIST's.
 
     Downloads go to a port of this machine where nobody listens: no test uses the internet.
     """
@@ -39,9 +39,9 @@ def tiny_mnist(tmp_path, monkeypatch):
     raw.mkdir(parents=True)
     tensors = []
     generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 20), ("t10k", 10)):
+    for split, count in (("train", 2 * CLASSES), ("t10k", CLASSES)):
         images = torch.randint(200, (count, 28, 28), dtype=torch.uint8, generator=generator)
-        labels = torch.arange(count, dtype=torch.uint8) % 10
+        labels = torch.arange(count, dtype=torch.uint8) % CLASSES
         tensors += [images.unsqueeze(1), labels.long()]
         pixels, classes = images.numpy().tobytes(), labels.numpy().tobytes()
         header = struct.pack(">4I", 2051, count, 28, 28)
@@ -57,7 +57,7 @@ def tiny_mnist(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny_rendered(monkeypatch):
-    """Ten grey squares instead of 70,000 rendered digits."""
-    squares = torch.full((10, 1, 28, 28), 100, dtype=torch.uint8), torch.arange(10)
+    """A grey square of each class instead of 70,000 rendered digits."""
+    squares = torch.full((CLASSES, 1, 28, 28), 100, dtype=torch.uint8), torch.arange(CLASSES)
     monkeypatch.setattr("support.rendered.render", lambda count, seed: squares)
     return Digits(*squares, *squares, "rendered digits")

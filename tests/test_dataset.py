@@ -14,7 +14,7 @@ from torchvision.datasets import MNIST
 
 from support import dataset
 from support.dataset import FILES, Unavailable, load_digits
-from support.digits import DataError, Digits
+from support.digits import CLASSES, DataError, Digits
 
 
 def same(digits, others):
@@ -39,7 +39,8 @@ def test_unknown_dataset_is_an_error():
 
 # --- Digits of another source -------------------------------------------------------------------
 
-IMAGES, LABELS = torch.full((10, 1, 28, 28), 100, dtype=torch.uint8), torch.arange(10)
+IMAGES = torch.full((CLASSES, 1, 28, 28), 100, dtype=torch.uint8)
+LABELS = torch.arange(CLASSES)
 GOOD = (IMAGES, LABELS)
 REFUSED = {
     r"must be tensors: use torch.tensor": (IMAGES, LABELS.tolist()),
@@ -47,10 +48,13 @@ REFUSED = {
     r"must be int64, got torch.int32; use labels.long": (IMAGES, LABELS.int()),
     r"it has no image; are there fewer": (IMAGES[:0], LABELS[:0]),
     r"shape \(N, 1, 28, 28\); use images.unsqueeze\(1\)": (IMAGES[:, 0], LABELS),
-    r"got \(10, 1, 9, 28\); for another size": (IMAGES[:, :, :9], LABELS),
-    r"10 images need as many labels, got the shape \(4,\)": (IMAGES, LABELS[:4]),
-    r"from 0 to 9, got .* 10\]; .* subtract 1; .* change CLASSES": (IMAGES, LABELS + 1),
-    r"from 0 to 9, got \[-1, 0, ": (IMAGES, LABELS - 1),
+    rf"got \({CLASSES}, 1, 9, 28\); for another size": (IMAGES[:, :, :9], LABELS),
+    rf"{CLASSES} images need as many labels, got the shape \(4,\)": (IMAGES, LABELS[:4]),
+    rf"from 0 to {CLASSES - 1}, got .* {CLASSES}\]; .* subtract 1; .* change CLASSES": (
+        IMAGES,
+        LABELS + 1,
+    ),
+    rf"from 0 to {CLASSES - 1}, got \[-1, 0, ": (IMAGES, LABELS - 1),
 }
 
 
@@ -73,7 +77,11 @@ def test_tensors_of_another_kind_are_refused(monkeypatch, split, message):
             LABELS,
             "no pixel is above 1; pixels must be from 0 to 255, so multiply by 255",
         ),
-        (IMAGES, LABELS % 9, "no image of [9]; were the digits sorted when you split them?"),
+        (
+            IMAGES,
+            LABELS.clamp(min=1),
+            "no image of [0]; were the digits sorted when you split them?",
+        ),
     ],
 )
 def test_likely_mistakes_are_warned_of(monkeypatch, caplog, images, labels, message):

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from model import Epoch, Progress
-from support.digits import Digits
+from support.digits import CLASSES, Digits
 from support.report import confusion_matrix, draw_report, most_confident_mistakes
 
 
 def test_confusion_matrix_counts_true_digits_in_rows():
     labels, predictions = torch.tensor([3, 3, 3, 5, 9]), torch.tensor([3, 8, 8, 5, 0])
     counts = confusion_matrix(labels, predictions)
-    assert counts.shape == (10, 10)
+    assert counts.shape == (CLASSES, CLASSES)
     assert [(*pair, counts[*pair].item()) for pair in counts.nonzero().tolist()] == [
         (3, 3, 1), (3, 8, 2), (5, 5, 1), (9, 0, 1)
     ]  # fmt: skip

@@ -1,5 +1,7 @@
 """The sample sheet: `python augment.py`."""
 
+import math
+
 import pytest
 import torch
 from helpers import ROOT
@@ -28,7 +30,7 @@ def test_sheet_shows_what_its_titles_say(digits):
         for index, (title, image) in zip(row, expected.items(), strict=True):
             ax = figure.axes[index]
             titled = ax.get_title().replace("\n", " ")
-            assert titled == title or (not titled and digit not in (0, 5))
+            assert titled == title or (not titled and digit % math.ceil(len(axes) / 2))
             shown = torch.from_numpy(ax.images[0].get_array()[:, :, 0].copy()) / 255
             torch.testing.assert_close(shown, image[0, 0], atol=0.51 / 255, rtol=0, msg=title)
 
