@@ -3,7 +3,7 @@
 In that epoch its running training accuracy is 95.7%, and after it the test accuracy is 98.2%: means
 of 400 runs by `python benchmarks/seeds.py`, whose lowest are 95.3% and 95.9%. A run may end below
 its mean because the learning rate stays high until the end; on another processor one run is known
-that ends at 94.5%. With `--lr-schedule linear` the rate falls to zero: 98.8%, lowest of 40 98.6%.
+that ends at 94.5%. With `--lr-schedule linear` it falls to zero; the lowest of 40 runs is 98.6%.
 
 The file can be read from top to bottom: network, training, evaluation, command line.
 """
