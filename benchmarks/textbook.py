@@ -56,7 +56,7 @@ def train(network, training, test, optimizer):
     return 100 * correct / seen, 100 * right / len(test.dataset)
 
 
-def main(argv=None):
+def main():
     torch.manual_seed(42)
     network = TextbookCNN()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
