@@ -165,17 +165,12 @@ def read_lines(paths):
 
 
 def summary(name, values):
-    """Return mean, sd, lowest, highest, gate, room and worst as text; "" where there is no gate."""
+    """Return mean, sd, lowest, highest, gate, room as text; "" where there is no gate."""
     sign, bound, unit = GATES.get(name, (">", None, "%"))
     ordered = sorted(values, reverse=sign == "<")  # the worst first
-    numbers = {
-        "mean": statistics.mean(values),
-        "sd": statistics.stdev(values) if len(values) > 1 else 0,
-        "lowest": min(values),
-        "highest": max(values),
-        "worst": ordered[0],
-    }
-    row = {key: f"{number:.2f}{unit}" for key, number in numbers.items()}
+    sd = statistics.stdev(values) if len(values) > 1 else 0
+    row = {"mean": f"{statistics.mean(values):.2f}", "sd": f"{sd:.2f}{unit}"}
+    row |= {"lowest": f"{min(values):.2f}{unit}", "highest": f"{max(values):.2f}{unit}"}
     row |= {"gate": "", "room": ""}
     if bound is not None:
         row["gate"] = f"{sign} {bound:g}{unit}"
@@ -189,24 +184,23 @@ def readme_table(values):
     """Yield the lines of README's table; `values` maps the dataset to metrics to their values."""
     yield "| metric | gate | MNIST, mean ± sd | worst run | rendered digits, worst run |"
     yield "|---|---:|---:|---:|---:|"
-    other = next((dataset for dataset in values if dataset != "MNIST"), "")
+    rendered = next((dataset for dataset in values if dataset != "MNIST"), "")
     for name in GATES:
-        first, second = (values.get(dataset, {}).get(name) for dataset in ("MNIST", other))
+        first, second = (values.get(dataset, {}).get(name) for dataset in ("MNIST", rendered))
         if first:
             row = summary(name, first)
-            mean = f"{row['mean'].removesuffix('%')} ± {row['sd']}"
-            worst = summary(name, second)["worst"] if second else ""
-            yield f"| {name} | {row['gate']} | {mean} | {row['worst']} | {worst} |"
+            mean = f"{row['mean']} ± {row['sd']}"
+            worst = "lowest" if GATES[name][0] == ">" else "highest"
+            other = summary(name, second)[worst] if second else ""
+            yield f"| {name} | {row['gate']} | {mean} | {row[worst]} | {other} |"
 
 
 def table(metrics):
     """Yield the lines of a Markdown table of all metrics of one dataset."""
-    columns = ("mean", "sd", "lowest", "highest", "gate", "room")
-    yield f"| metric | runs | {' | '.join(columns)} |"
+    yield "| metric | runs | mean | sd | lowest | highest | gate | room |"
     yield f"|---{'|---:' * 7}|"
     for name, values in metrics.items():
-        row = summary(name, values)
-        yield f"| {name} | {len(values)} | {' | '.join(row[column] for column in columns)} |"
+        yield f"| {name} | {len(values)} | {' | '.join(summary(name, values).values())} |"
 
 
 def main(argv=None):
