@@ -86,7 +86,7 @@ SCHEDULES = {
 
 
 class Progress(NamedTuple):
-    """Training loss and accuracy in percent, averaged over the epoch's images so far.
+    """After a batch: mean loss, and accuracy in percent, of the epoch's images so far.
 
     Each image is predicted before the network learns from its batch, and with dropout on.
     """
@@ -97,7 +97,7 @@ class Progress(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """Progress every `log_interval` batches and after the last, and test accuracy in percent."""
+    """The Progress after each batch, and the test accuracy after the epoch, in percent."""
 
     progress: list
     test_accuracy: float
@@ -108,7 +108,7 @@ def to_float(images):
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-@one_thread()
+@one_thread()  # so that the number of cores does not change the weights
 def train(
     network,
     digits,
@@ -134,7 +134,7 @@ def train(
         lr: the learning rate at the start.
         lr_schedule: a name in SCHEDULES.
         transform: changes each batch, float32 `(B, 1, 28, 28)` in [0, 1], before the network.
-        log_interval: batches between two lines of the log, and between two points of the history.
+        log_interval: batches between two lines of the log.
 
     Returns:
         The history: a list with an Epoch for each epoch.
@@ -146,16 +146,15 @@ def train(
     batch_size = min(batch_size, len(images))
     batches = math.ceil(len(images) / batch_size)  # in an epoch
     # To change the optimizer or the loss, edit these two lines; the log shows their names and lr.
-    # Not every optimizer has fused=True, which saves time and changes results by rounding only. The
+    # fused=True saves time and changes results by rounding only; not every optimizer has it. The
     # default of lr stands above and in `parse_args`. Then run `pytest`: it names the tests to
     # change. No test checks the optimizer and the loss in benchmarks/textbook.py.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # scheduler.step() runs after every update; `done` is the number of updates so far.
+    # scheduler.step() sets the learning rate to lr times this function of the number of updates.
     factor, updates = SCHEDULES[lr_schedule], epochs * batches
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: factor(done / updates))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: factor(n / updates))
 
-    # The first and the last line of the log name the digits.
     mnist = digits.name == "MNIST"
     log("Starting MNIST Training" if mnist else f"Starting Training on {digits.name}")
     log(f"Model initialized with {count_parameters(network):,} parameters")
@@ -186,7 +185,8 @@ def train(
             optimizer.step()
             scheduler.step()
 
-            # Sums over images, because the last batch may be smaller.
+            # Means over this epoch's images so far. `loss` is a batch's mean; the last batch may be
+            # smaller.
             loss_sum += loss.item() * len(y)
             correct += (logits.argmax(1) == y).sum().item()
             seen += len(y)
@@ -196,14 +196,13 @@ def train(
                     f"epoch {epoch}, batch {batch}: the loss is not finite; "
                     "try a smaller learning rate (--lr)"
                 )
+            progress.append(Progress(batch, mean_loss, accuracy))
             if batch % log_interval == 0:
                 pad = " " * (len(str(batches)) - len(str(batch)))  # The losses form a column.
                 log(
                     f"Epoch {epoch}, Batch {batch}/{batches}, {pad}"
                     f"Loss: {mean_loss:.4f}, Accuracy: {accuracy:5.2f}%"
                 )
-            if batch % log_interval == 0 or batch == batches:  # The history has the last one, too.
-                progress.append(Progress(batch, mean_loss, accuracy))
         log(
             f"Epoch {epoch} completed - "
             f"Final Loss: {mean_loss:.4f}, Final Accuracy: {accuracy:.2f}%"

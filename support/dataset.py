@@ -43,7 +43,10 @@ def load_digits(dataset="auto", data_dir=None):
     if dataset not in SOURCES:
         raise ValueError(f"dataset must be one of {', '.join(SOURCES)}, got {dataset!r}")
     data_dir = Path(data_dir or os.environ.get("MNIST_DATA_DIR") or ROOT / "data")
-    digits = SOURCES[dataset](data_dir.expanduser().absolute())
+    try:
+        digits = SOURCES[dataset](data_dir.expanduser().absolute())
+    except FileNotFoundError as error:
+        raise DataError(f"there is no {error.filename}; --data-dir names its folder") from error
     check(digits.images, digits.labels, f"{digits.name}, training set")
     check(digits.test_images, digits.test_labels, f"{digits.name}, test set")
     return digits

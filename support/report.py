@@ -69,8 +69,8 @@ def draw_curves(figure, history):
     per_epoch = history[0].progress[-1].batch
     for epoch, (progress, _) in enumerate(history):
         batches = [epoch * per_epoch + p.batch for p in progress]
-        loss_axes.plot(batches, [p.loss for p in progress], "k.-")
-        accuracy_axes.plot(batches, [p.accuracy for p in progress], "k.-")
+        loss_axes.plot(batches, [p.loss for p in progress], "k")
+        accuracy_axes.plot(batches, [p.accuracy for p in progress], "k")
     end = len(history) * per_epoch
     if len(history) > 1:
         ends = range(per_epoch, end + 1, per_epoch)
@@ -82,11 +82,10 @@ def draw_curves(figure, history):
     place = {"ha": "right", "textcoords": "offset points"}
     loss_axes.annotate(f"{loss:.4f}", (end, loss), (0, 6), va="bottom", **place)
     accuracy_axes.annotate(f"{accuracy:.2f}%", (end, accuracy), (0, -7), va="top", **place)
-    highest = max(p.loss for epoch in history for p in epoch.progress)
-    loss_axes.set(title="Training loss, running mean", ylim=(0, 1.2 * highest))
-    loss_axes.set_xlim(0, 1.03 * end)
-    accuracy_axes.margins(y=0.2)  # room for the labels, however short the curves are
-    accuracy_axes.set(title="Training accuracy, running mean", ylabel="%", xlabel="Batch")
+    loss_axes.set(title="Training loss, running mean", xlim=(0, 1.03 * end))
+    loss_axes.set_ylim(bottom=0)
+    accuracy_axes.set(title="Training accuracy, running mean", ylim=(0, 110))
+    accuracy_axes.set(ylabel="%", xlabel="Batch")
     for ax in (loss_axes, accuracy_axes):
         ax.grid(color="0.9")
 

@@ -18,7 +18,7 @@ def test_log_is_the_documented_one(default_run, digits):
         start, of = f"Starting Training on {digits.name}", f" of {digits.name}"
     positions = [f"{batch}/{batches}," for batch in range(100, batches + 1, 100)]
     width = 2 * len(str(batches)) + 2
-    assert [masked(line) for line in default_run.lines] == [
+    expected = [
         f"[time] {start}",
         f"[time] Model initialized with {count_parameters(LightweightCNN()):,} parameters",
         "[time] Training configuration:",
@@ -33,7 +33,10 @@ def test_log_is_the_documented_one(default_run, digits):
         "[time] Training completed!",
         "[time] Final first epoch accuracy: ##.##%",
         f"[time] Accuracy on {len(digits.test_images):,} test images{of}: ##.##%",
-    ], "if you changed the optimizer, the loss or the log: correct these lines, and README's log"
+    ]
+    printed = [masked(line) for line in default_run.lines]
+    new = [line for line in printed if line not in expected]
+    assert printed == expected, f"you changed the log: correct `expected`, and README's log: {new}"
     assert default_run.stderr == ""
     loss = [float(m[1]) for m in re.finditer(r"Loss: (\d\.\d{4}),", "\n".join(default_run.lines))]
     assert loss == sorted(loss, reverse=True), "the running mean of the loss rises"
@@ -57,7 +60,7 @@ def test_log_of_other_flags(few_digits, capsys):
     shown = dict(line.removeprefix("  - ").split(": ") for line in log if line.startswith("  - "))
     assert shown["Optimizer"].endswith(" (lr=0.01, linear schedule)")
     assert (shown["Batch size"], shown["Total batches per epoch"]) == ("100", "4")
-    assert shown["Transform"] == "augment"
+    assert shown.get("Transform") == "augment", "--augment has no effect"
     assert [masked(line) for line in log if ", Batch " in line] == [
         f"[time] Epoch {epoch}, Batch 3/4, Loss: #.####, Accuracy: ##.##%" for epoch in (1, 2)
     ]
@@ -74,9 +77,8 @@ def test_log_of_other_flags(few_digits, capsys):
 def test_history_holds_the_lines_of_the_log(few_digits, capsys):
     """A notebook's, too: `train` writes the whole log."""
     (epoch,) = model.train(LightweightCNN(), few_digits, log_interval=3)
-    assert [progress.batch for progress in epoch.progress] == [3, 6, 9, 10]
     log = capsys.readouterr().out
-    for progress in epoch.progress[:3]:
+    for progress in epoch.progress[2::3]:
         shown = f"Loss: {progress.loss:.4f}, Accuracy: {progress.accuracy:5.2f}%"
         assert f"Batch {progress.batch}/10,  {shown}" in log
     assert f"Final Accuracy: {epoch.progress[-1].accuracy:.2f}%" in log

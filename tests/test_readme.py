@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 import model
 import test_model
 from support import dataset
-from support.digits import Digits
+from support.digits import CLASSES, DataError, Digits
 from support.picture import read_picture
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,8 +74,9 @@ def test_table_of_layers_and_the_flow_above_it():
             wrong[name] = cells
     (line,) = (line for line in README.splitlines() if "→ [conv1" in line)
     found = re.findall(r"\d+×\d+×\d+", line)  # noqa: RUF001
-    if found != flow or any(name not in line for name in counts):
-        wrong["the line above the table"] = [*flow, *counts]
+    names = [*counts, f"→ {CLASSES} logits"]
+    if found != flow or any(name not in line for name in names):
+        wrong["the line above the table"] = [*flow, *names]
     assert not wrong, f"correct README's table of layers: {wrong}"
 
 
@@ -153,18 +154,20 @@ def test_notebook_gives_the_weights_of_model_py(few_digits, tmp_path, monkeypatc
     weights = names["network"].state_dict()
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
     (line,) = names["plt"].gca().lines
-    assert list(line.get_ydata()) == [names["history"][0].progress[-1].accuracy]
+    assert list(line.get_ydata()) == [p.accuracy for p in names["history"][0].progress]
     names["plt"].close("all")
 
 
 def test_recipe_for_digits_of_your_own(digits, tmp_path, monkeypatch, capsys):
     """The function in the comment, with its line in SOURCES, makes model.py train on it."""
-    torch.save((digits.images[:1200], digits.labels[:1200]), tmp_path / "my_digits.pt")
     names = {"torch": torch, "Digits": Digits}
     exec(comment_with("support/dataset.py", "def load_my_digits"), names)
     source = (ROOT / "support/dataset.py").read_text(encoding="utf-8")
     name, function = re.search(r'`"([\w-]+)": (\w+),`', source).groups()
     monkeypatch.setitem(dataset.SOURCES, name, names[function])
+    with pytest.raises(DataError, match=r"no .*my_digits\.pt; --data-dir names its folder"):
+        dataset.load_digits(name, tmp_path)
+    torch.save((digits.images[:1200], digits.labels[:1200]), tmp_path / "my_digits.pt")
     model.main(["--dataset", name, "--data-dir", str(tmp_path)])
     assert f"Accuracy on 1,000 test images of {name}: " in capsys.readouterr().out
 

@@ -12,11 +12,9 @@ from support.report import confusion_matrix, draw_report, most_confident_mistake
 
 def test_confusion_matrix_counts_true_digits_in_rows():
     labels, predictions = torch.tensor([3, 3, 3, 5, 9]), torch.tensor([3, 8, 8, 5, 0])
-    counts = confusion_matrix(labels, predictions)
-    assert counts.shape == (CLASSES, CLASSES)
-    assert [(*pair, counts[*pair].item()) for pair in counts.nonzero().tolist()] == [
-        (3, 3, 1), (3, 8, 2), (5, 5, 1), (9, 0, 1)
-    ]  # fmt: skip
+    expected = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+    expected[3, 3], expected[3, 8], expected[5, 5], expected[9, 0] = 1, 2, 1, 1
+    assert torch.equal(confusion_matrix(labels, predictions), expected)
 
 
 @pytest.mark.parametrize("count", [5, 20])
@@ -61,17 +59,13 @@ def test_report_shows_history_counts_and_mistakes():
     figure.draw_without_rendering()
     assert figure.get_suptitle() == "MNIST: 58.33% test accuracy (60 images, seed 7)"
     *mistakes, loss, accuracy, matrix = figure.axes
-    assert (loss.get_title(), accuracy.get_title()) == (
-        "Training loss, running mean",
-        "Training accuracy, running mean",
-    )
     for ax, values in ((loss, [[2.0, 1.5], [0.5, 0.4]]), (accuracy, [[50, 60], [90, 91]])):
         assert [list(line.get_xdata()) for line in ax.lines[:2]] == [[2, 3], [5, 6]]
         assert [list(line.get_ydata()) for line in ax.lines[:2]] == values
     assert [text.get_text() for ax in (loss, accuracy) for text in ax.texts] == ["0.4000", "91.00%"]
     test_accuracy, limit = accuracy.lines[2:]
     assert test_accuracy.get_xydata().tolist() == [[3, 55.0], [6, 58.33]]
-    assert (set(limit.get_ydata()), limit.get_linestyle()) == ({95}, "--")
+    assert set(limit.get_ydata()) == {95}
     shown = {text.get_position()[::-1]: text.get_text() for text in matrix.texts}
     assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("True digit", "Predicted digit")
     assert (shown[0, 0], shown[9, 0]) == ("3", "3"), "true 0 and true 9, predicted 0"
@@ -94,8 +88,5 @@ def test_report_of_one_epoch_and_few_mistakes(mistakes, rows):
     assert len(accuracy.lines) == 2, "one curve, and the gate"
     assert len(shown) == 10 * rows
     assert sum(bool(ax.get_title()) for ax in shown) == mistakes
-    (image,) = matrix.images
-    shades = image.cmap(image.norm(image.get_array()))[:, :, 0]
-    assert (shades.diagonal() == 1).all(), "correct counts are not shaded"
-    assert ((shades < 1).sum() > 0) == (mistakes > 0), "mistakes are shaded"
-    assert shades.min() > 0.4, "black type stays readable"
+    shaded = matrix.images[0].get_array()
+    assert (shaded.diagonal().sum(), shaded.sum()) == (0, mistakes), "only mistakes are shaded"
