@@ -75,13 +75,13 @@ def count_parameters(network):
 
 # --- Training ---------------------------------------------------------------------------------
 
-# Learning rate schedules. Each function takes the share of all updates that are done, from 0 to 1,
-# and returns the factor by which to multiply the learning rate. A new one is one more line, such as
-#     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+# Learning rate schedules: functions of the number of updates done and of all updates, which return
+# the factor by which to multiply the learning rate. A new one is one more line, such as
+#     "cosine": lambda done, updates: (1 + math.cos(math.pi * done / updates)) / 2,
 # The flag and the log pick it up; its name must be added to the usage in README.
 SCHEDULES = {
-    "constant": lambda done: 1.0,
-    "linear": lambda done: 1.0 - done,
+    "constant": lambda done, updates: 1.0,
+    "linear": lambda done, updates: 1.0 - done / updates,
 }
 
 
@@ -145,15 +145,16 @@ def train(
     images, labels = digits.images, digits.labels
     batch_size = min(batch_size, len(images))
     batches = math.ceil(len(images) / batch_size)  # in an epoch
-    # To change the optimizer or the loss, edit these two lines; the log shows their names and lr.
-    # fused=True saves time and changes results by rounding only; not every optimizer has it. The
-    # default of lr stands above and in `parse_args`. Then run `pytest`: it names the tests to
-    # change. No test checks the optimizer and the loss in benchmarks/textbook.py.
+    # To change the optimizer or the loss, edit these two lines and those in benchmarks/textbook.py,
+    # which no test checks; then run `pytest`. Not every optimizer has fused=True, which saves time
+    # and changes results by rounding only.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # scheduler.step() sets the learning rate to lr times this function of the number of updates.
-    factor, updates = SCHEDULES[lr_schedule], epochs * batches
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: factor(n / updates))
+    # scheduler.step() follows each update. It sets the learning rate to lr times the factor for the
+    # number of updates done, which LambdaLR counts.
+    factor = SCHEDULES[lr_schedule]
+    updates = epochs * batches
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: factor(done, updates))
 
     mnist = digits.name == "MNIST"
     log("Starting MNIST Training" if mnist else f"Starting Training on {digits.name}")
@@ -161,7 +162,7 @@ def train(
     log("Training configuration:")
     print("  - Device: cpu")
     suffix = "" if lr_schedule == "constant" else f", {lr_schedule} schedule"
-    print(f"  - Optimizer: {type(optimizer).__name__} (lr={optimizer.defaults['lr']:g}{suffix})")
+    print(f"  - Optimizer: {type(optimizer).__name__} (lr={lr:g}{suffix})")
     print(f"  - Loss: {type(criterion).__name__}")
     print(f"  - Batch size: {batch_size}")
     print(f"  - Total batches per epoch: {batches}")
@@ -174,8 +175,8 @@ def train(
         network.train()
         progress, loss_sum, correct, seen = [], 0.0, 0, 0
         order = torch.randperm(len(images))
-        for batch, index in enumerate(order.split(batch_size), start=1):
-            x, y = to_float(images[index]), labels[index]  # (B, 1, 28, 28), (B,)
+        for batch, indices in enumerate(order.split(batch_size), start=1):
+            x, y = to_float(images[indices]), labels[indices]  # (B, 1, 28, 28), (B,)
             if transform is not None:
                 x = transform(x)
             optimizer.zero_grad()
@@ -185,35 +186,30 @@ def train(
             optimizer.step()
             scheduler.step()
 
-            # Means over this epoch's images so far. `loss` is a batch's mean; the last batch may be
-            # smaller.
+            # Means over this epoch's images so far. The last batch may be smaller than the others.
             loss_sum += loss.item() * len(y)
             correct += (logits.argmax(1) == y).sum().item()
             seen += len(y)
             mean_loss, accuracy = loss_sum / seen, 100 * correct / seen
             if not math.isfinite(mean_loss):
-                raise FloatingPointError(
-                    f"epoch {epoch}, batch {batch}: the loss is not finite; "
-                    "try a smaller learning rate (--lr)"
-                )
+                message = "the loss is not finite; try a smaller learning rate (--lr)"
+                raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
             progress.append(Progress(batch, mean_loss, accuracy))
             if batch % log_interval == 0:
-                pad = " " * (len(str(batches)) - len(str(batch)))  # The losses form a column.
-                log(
-                    f"Epoch {epoch}, Batch {batch}/{batches}, {pad}"
-                    f"Loss: {mean_loss:.4f}, Accuracy: {accuracy:5.2f}%"
-                )
-        log(
-            f"Epoch {epoch} completed - "
-            f"Final Loss: {mean_loss:.4f}, Final Accuracy: {accuracy:.2f}%"
-        )
+                # Padded to the width of the last batch's, so that the losses form a column.
+                place = f"{batch}/{batches},".ljust(len(f"{batches}/{batches},"))
+                result = f"Loss: {mean_loss:.4f}, Accuracy: {accuracy:5.2f}%"
+                log(f"Epoch {epoch}, Batch {place} {result}")
+        result = f"Final Loss: {mean_loss:.4f}, Final Accuracy: {accuracy:.2f}%"
+        log(f"Epoch {epoch} completed - {result}")
         test_accuracy = evaluate(network, digits.test_images, digits.test_labels)
         if epochs > 1:
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
         history.append(Epoch(progress, test_accuracy))
-    network.eval()
+    network.eval()  # ready to predict
     log("Training completed!")
-    log(f"Final first epoch accuracy: {history[0].progress[-1].accuracy:.2f}%")
+    first_epoch = history[0].progress[-1]  # after its last batch
+    log(f"Final first epoch accuracy: {first_epoch.accuracy:.2f}%")
     of_digits = "" if mnist else f" of {digits.name}"
     log(f"Accuracy on {len(digits.test_images):,} test images{of_digits}: {test_accuracy:.2f}%")
     return history

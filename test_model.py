@@ -160,21 +160,6 @@ def test_lowest_digit(trained, digits, gate):
     gate({"lowest digit": recalls(trained.plain_logits, digits.test_labels).min().item()})
 
 
-def test_lowest_digit_breaks_if_a_digit_is_rare_in_training(trained, digits):
-    """By Bayes, a network that saw a fifth of the 9s gives 9 a logit lower by log 5.
-
-    On four seeds and both sources the lowest recall was then 91.8 to 94.0%, while the mean of all
-    recalls, which is nearly the accuracy, was at least 96.9%: the gate on the test accuracy of one
-    run misses it.
-    """
-    shift = torch.zeros(CLASSES)
-    shift[9] = -math.log(5)
-    recall = recalls([logits + shift for logits in trained.plain_logits], digits.test_labels)
-    low = GATES["lowest digit"][1]
-    assert recall.min() < low, f"the gate lets a sacrificed digit pass: choose a bound above {low}"
-    assert recall.mean() > GATES["test accuracy"][1]
-
-
 # --- 3. Gradient flow ---------------------------------------------------------------------------
 
 

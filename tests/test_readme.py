@@ -174,7 +174,7 @@ def test_recipe_for_digits_of_your_own(digits, tmp_path, monkeypatch, capsys):
 
 def test_recipe_for_a_schedule(few_digits, monkeypatch, capsys):
     schedules = eval("{" + comment_with("model.py", '"cosine"') + "}", {"math": math})
-    assert [schedules["cosine"](done) for done in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert [schedules["cosine"](done, 8) for done in (0, 4, 8)] == pytest.approx([1, 0.5, 0])
     monkeypatch.setitem(model.SCHEDULES, "cosine", schedules["cosine"])
     model.main(["--lr", "0.01", "--lr-schedule", "cosine"])
     assert "(lr=0.01, cosine schedule)" in capsys.readouterr().out
