@@ -58,11 +58,6 @@ def read_grey(path):
     return grey.view(picture.height, picture.width) / 255
 
 
-def smoothed(grey, size):
-    """Return the mean of a square of `size` pixels around each pixel of `grey`, `(H, W)`."""
-    return F.avg_pool2d(grey[None], size, 1, size // 2, count_include_pad=False)[0]
-
-
 def find_ink(grey):
     """Return the contrast of each pixel of `grey`, `(H, W)`, to the paper around it, from 0 to 1.
 
@@ -71,10 +66,11 @@ def find_ink(grey):
     wider. Paper minus picture is the black top-hat (Gonzalez and Woods, Digital Image Processing).
     For light ink on a dark ground, lowest and highest change places.
     """
-    grey = smoothed(grey, 3)
+    grey = F.avg_pool2d(grey[None], 3, 1, 1, count_include_pad=False)[0]  # less noise
     window = min(grey.shape) // 8 * 2 + 1
+    mean = F.avg_pool2d(grey[None], window, 1, window // 2, count_include_pad=False)[0]
     # Ink is rarer than paper, and differs more from the mean: the skewness tells which is darker.
-    dark = -1 if (grey - smoothed(grey, window)).pow(3).mean() > 0 else 1
+    dark = -1 if (grey - mean).pow(3).mean() > 0 else 1
     paper = dark * grey[None]  # (1, H, W)
     for sign in (1, -1):  # A square window in two steps, rows then columns, is ten times as fast.
         paper = F.max_pool2d(sign * paper, (1, window), 1, (0, window // 2))
