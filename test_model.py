@@ -22,7 +22,8 @@ from support.digits import CLASSES
 # `benchmarks/seeds.py` measures those in percent over many seeds. For one of your own, add a bound
 # here and a test below that calls `gate({"its name": value})`: the fixture `default_run` has the
 # network of one run, `trained` all. To choose the bound, measure the metric in benchmarks/seeds.py,
-# leave room beyond its worst seed, and add the row that seeds.py prints to README.
+# and leave room beyond its worst seed. If it is in percent, add its row, which seeds.py prints, to
+# README.
 GATES = {
     "parameters": ("<", 25_000, ""),
     "first epoch accuracy": (">", 95.0, "%"),
