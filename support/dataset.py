@@ -46,7 +46,9 @@ def load_digits(dataset="auto", data_dir=None):
     try:
         digits = SOURCES[dataset](data_dir.expanduser().absolute())
     except FileNotFoundError as error:
-        raise DataError(f"there is no {error.filename}; --data-dir names its folder") from error
+        raise DataError(
+            f"there is no {error.filename}; --data-dir or $MNIST_DATA_DIR names its folder"
+        ) from error
     check(digits.images, digits.labels, f"{digits.name}, training set")
     check(digits.test_images, digits.test_labels, f"{digits.name}, test set")
     return digits

@@ -41,7 +41,7 @@ def check(images, labels, what):
     elif labels.dtype != torch.int64:
         wrong = f"labels must be int64, got {labels.dtype}; use labels.long()"
     elif len(images) == 0:
-        wrong = "it has no image; are there fewer than the other set takes?"
+        wrong = "it has no image; provide more, or take fewer for the other set"
     elif images.shape[1:] == (28, 28):
         wrong = "images must have the shape (N, 1, 28, 28); use images.unsqueeze(1)"
     elif images.shape[1:] != (1, 28, 28):

@@ -46,7 +46,7 @@ REFUSED = {
     r"must be tensors: use torch.tensor": (IMAGES, LABELS.tolist()),
     r"must be uint8, got torch.float32; .* use \(255 \* images\)": (IMAGES / 255, LABELS),
     r"must be int64, got torch.int32; use labels.long": (IMAGES, LABELS.int()),
-    r"it has no image; are there fewer": (IMAGES[:0], LABELS[:0]),
+    r"it has no image; provide more, or take fewer for the other set": (IMAGES[:0], LABELS[:0]),
     r"shape \(N, 1, 28, 28\); use images.unsqueeze\(1\)": (IMAGES[:, 0], LABELS),
     rf"got \({CLASSES}, 1, 9, 28\); for another size": (IMAGES[:, :, :9], LABELS),
     rf"{CLASSES} images need as many labels, got the shape \(4,\)": (IMAGES, LABELS[:4]),

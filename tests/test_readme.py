@@ -165,7 +165,7 @@ def test_recipe_for_digits_of_your_own(digits, tmp_path, monkeypatch, capsys):
     source = (ROOT / "support/dataset.py").read_text(encoding="utf-8")
     name, function = re.search(r'`"([\w-]+)": (\w+),`', source).groups()
     monkeypatch.setitem(dataset.SOURCES, name, names[function])
-    with pytest.raises(DataError, match=r"no .*my_digits\.pt; --data-dir names its folder"):
+    with pytest.raises(DataError, match=r"no .*my_digits\.pt; --data-dir or \$MNIST_DATA_DIR names"):
         dataset.load_digits(name, tmp_path)
     torch.save((digits.images[:1200], digits.labels[:1200]), tmp_path / "my_digits.pt")
     model.main(["--dataset", name, "--data-dir", str(tmp_path)])
