@@ -38,7 +38,8 @@ class LightweightCNN(nn.Module):
 
     # To change a layer, edit `__init__` and `forward`, and run `pytest`: it names the tests and the
     # lines of README that must change too. No test sees the shapes in the comments of `forward`,
-    # new operations in benchmarks/textbook.py, nor README's accuracies and pictures.
+    # new operations in benchmarks/textbook.py, README's pictures, nor the accuracies there and in
+    # the docstrings of model.py and test_model.py.
 
     def __init__(self):
         super().__init__()

@@ -144,12 +144,12 @@ def test_mean_accuracy_of_three_networks(trained, digits, gate):
 
 
 def recalls(logits, labels):
-    """Return each digit's recall in percent, float64 `(10,)`, the mean over several networks.
+    """Return each digit's recall in percent, float64 `(CLASSES,)`, the mean over several networks.
 
     A digit's recall is the share of its images that are predicted as this digit.
 
     Args:
-        logits: a list with one network's logits `(N, 10)` in each place.
+        logits: a list with one network's logits `(N, CLASSES)` in each place.
         labels: int64 `(N,)`.
     """
     correct = torch.stack([one.argmax(1) == labels for one in logits]).double().mean(0)  # (N,)

@@ -58,7 +58,10 @@ def check(images, labels, what):
         raise DataError(f"{what}: {wrong}")
     absent = (labels.bincount(minlength=CLASSES) == 0).nonzero().flatten().tolist()
     if absent:
-        warn(f"{what}: no image of {absent}; were the digits sorted when you split them?")
+        warn(
+            f"{what}: no image of {absent}; were the digits sorted when you split them, "
+            f"or are there fewer than {CLASSES} classes?"
+        )
     if images.max() <= 1:
         warn(f"{what}: no pixel is above 1; pixels must be from 0 to 255, so multiply by 255")
     elif images[:1000].float().mean() > 127:

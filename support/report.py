@@ -22,7 +22,7 @@ def most_confident_mistakes(labels, logits, count=20):
 
     Args:
         labels: int64 `(N,)`.
-        logits: float `(N, 10)`.
+        logits: float `(N, CLASSES)`.
 
     Returns:
         Indices, int64 `(K,)`, and their confidence, the highest softmax probability, float `(K,)`.
@@ -39,7 +39,7 @@ def draw_report(history, digits, logits, seed):
     Args:
         history: what `model.train` returned.
         digits: the `Digits` that the network was trained and tested on.
-        logits: the network's logits of the test images, float `(N, 10)`.
+        logits: the network's logits of the test images, float `(N, CLASSES)`.
         seed: of the run, for the title.
     """
     predictions = logits.argmax(1)

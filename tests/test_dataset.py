@@ -71,7 +71,8 @@ def test_tensors_of_another_kind_are_refused(monkeypatch, split, message):
 WARNED = {
     "mostly light pixels; digits must be white on black": (IMAGES + 100, LABELS),
     "no pixel is above 1; pixels must be from 0 to 255, so multiply by 255": (IMAGES // 99, LABELS),
-    "no image of [0]; were the digits sorted when you split them?": (IMAGES, LABELS.clamp(min=1)),
+    "no image of [0]; were the digits sorted when you split them, "
+    f"or are there fewer than {CLASSES} classes?": (IMAGES, LABELS.clamp(min=1)),
 }
 
 

@@ -116,7 +116,7 @@ def test_table_of_metrics_names_the_gates():
         if unit
     }
     wrong = {name: gate for name, gate in gates.items() if shown.get(name) != gate}
-    assert not wrong, f"run benchmarks/seeds.py and put its rows into README: {wrong}"
+    assert not wrong, f"measure in benchmarks/seeds.py, put its rows into README: {wrong}"
 
 
 def test_commands_and_links_name_files_that_exist():
@@ -165,7 +165,7 @@ def test_recipe_for_digits_of_your_own(digits, tmp_path, monkeypatch, capsys):
     source = (ROOT / "support/dataset.py").read_text(encoding="utf-8")
     name, function = re.search(r'`"([\w-]+)": (\w+),`', source).groups()
     monkeypatch.setitem(dataset.SOURCES, name, names[function])
-    with pytest.raises(DataError, match=r"no .*my_digits\.pt; --data-dir or \$MNIST_DATA_DIR names"):
+    with pytest.raises(DataError, match=r"no .*my_digits\.pt; --data-dir or \$MNIST_DATA_DIR"):
         dataset.load_digits(name, tmp_path)
     torch.save((digits.images[:1200], digits.labels[:1200]), tmp_path / "my_digits.pt")
     model.main(["--dataset", name, "--data-dir", str(tmp_path)])
