@@ -169,14 +169,15 @@ def summary(name, values):
     sign, bound, unit = GATES.get(name, (">", None, "%"))
     ordered = sorted(values, reverse=sign == "<")  # the worst first
     sd = statistics.stdev(values) if len(values) > 1 else 0
-    row = {"mean": f"{statistics.mean(values):.2f}", "sd": f"{sd:.2f}{unit}"}
-    row |= {"lowest": f"{min(values):.2f}{unit}", "highest": f"{max(values):.2f}{unit}"}
+    form = ".2f" if unit == "%" else ".3g"
+    row = {"mean": f"{statistics.mean(values):{form}}", "sd": f"{sd:{form}}{unit}"}
+    row |= {"lowest": f"{min(values):{form}}{unit}", "highest": f"{max(values):{form}}{unit}"}
     row |= {"gate": "", "room": ""}
     if bound is not None:
         row["gate"] = f"{sign} {bound:g}{unit}"
         spread = abs(ordered[len(ordered) // 10] - ordered[0])
         room = ordered[0] - bound if sign == ">" else bound - ordered[0]
-        row["room"] = f"{room / spread:.1f}" if spread else f"{room:.2f}{unit}"
+        row["room"] = f"{room / spread:.1f}" if spread else f"{room:{form}}{unit}"
     return row
 
 

@@ -37,7 +37,7 @@ def test_log_is_the_documented_one(default_run, digits):
     printed = [masked(line) for line in default_run.lines]
     new = [line for line in printed if line not in expected]
     assert printed == expected, f"you changed the log: correct `expected`, and README's log: {new}"
-    assert default_run.stderr == "", "model.py warns"
+    assert default_run.stderr == "", "model.py warns, as it must if the digits lack a class"
     loss = [float(m[1]) for m in re.finditer(r"Loss: (\d\.\d{4}),", "\n".join(default_run.lines))]
     assert loss == sorted(loss, reverse=True), "the running mean of the loss rises"
 
