@@ -66,6 +66,7 @@ def test_report_shows_history_counts_and_mistakes():
     test_accuracy, limit = accuracy.lines[2:]
     assert test_accuracy.get_xydata().tolist() == [[3, 55.0], [6, 58.33]]
     assert set(limit.get_ydata()) == {95}
+    assert 6 < loss.get_xlim()[1] == accuracy.get_xlim()[1] < 7, "the whole run is in view"
     shown = {text.get_position()[::-1]: text.get_text() for text in matrix.texts}
     assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("True digit", "Predicted digit")
     assert (shown[0, 0], shown[9, 0]) == ("3", "3"), "true 0 and true 9, predicted 0"
