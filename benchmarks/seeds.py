@@ -30,6 +30,7 @@ import model
 from augment import augment
 from support.command_line import ArgumentParser, positive_int, run
 from support.dataset import SOURCES, load_digits
+from support.digits import CLASSES
 from test_model import GATES, errors_saved, mean_accuracy, moved, noisy, recalls, train_thirds
 
 load_digits = functools.cache(load_digits)  # once in each process
@@ -87,12 +88,12 @@ def other_gates(seed, digits):
 
 
 def softmax_regression():
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, CLASSES))
 
 
 def mlp():
     """784 * 14 + 14 + 14 * 10 + 10 = 11,140 parameters, about as many as LightweightCNN."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 14), nn.ReLU(), nn.Linear(14, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 14), nn.ReLU(), nn.Linear(14, CLASSES))
 
 
 def comparison(seed, digits):
