@@ -151,11 +151,11 @@ def train(
     # and changes results by rounding only.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # scheduler.step() follows each update. It sets the learning rate to lr times the factor for the
-    # number of updates done, which LambdaLR counts.
-    factor = SCHEDULES[lr_schedule]
+    # scheduler.step() follows each update. It sets the learning rate to
+    # lr * schedule(done, updates); LambdaLR counts `done`, the number of updates so far.
+    schedule = SCHEDULES[lr_schedule]
     updates = epochs * batches
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: factor(done, updates))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done, updates))
 
     mnist = digits.name == "MNIST"
     log("Starting MNIST Training" if mnist else f"Starting Training on {digits.name}")
