@@ -163,7 +163,7 @@ def train(
     log("Training configuration:")
     print("  - Device: cpu")
     suffix = "" if lr_schedule == "constant" else f", {lr_schedule} schedule"
-    print(f"  - Optimizer: {type(optimizer).__name__} (lr={lr:g}{suffix})")
+    print(f"  - Optimizer: {type(optimizer).__name__} (lr={optimizer.defaults['lr']:g}{suffix})")
     print(f"  - Loss: {type(criterion).__name__}")
     print(f"  - Batch size: {batch_size}")
     print(f"  - Total batches per epoch: {batches}")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 COMMANDS = {
-    "ours": [FOLDER.parent / "model.py", "--dataset", "mnist"],  # It says what is wrong with MNIST.
+    # The first, since its message says what is wrong with MNIST.
+    "ours": [FOLDER.parent / "model.py", "--dataset", "mnist"],
     "textbook": [FOLDER / "textbook.py"],
 }
 

@@ -116,7 +116,9 @@ def test_table_of_metrics_names_the_gates():
         if unit
     }
     wrong = {name: gate for name, gate in gates.items() if shown.get(name) != gate}
-    assert not wrong, f"measure in benchmarks/seeds.py, put its rows into README: {wrong}"
+    assert not wrong, (
+        f"measure {wrong} in benchmarks/seeds.py, and put the rows that it prints into README"
+    )
 
 
 def test_commands_and_links_name_files_that_exist():
