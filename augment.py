@@ -1,6 +1,7 @@
 """Rotation, translation and scaling of batches of images, and the random mix for training.
 
-`python augment.py` draws the sample sheet, augmentation_samples.png, with the same functions.
+`python augment.py` draws the sample sheet, augmentation_samples.png, with the same functions. For
+another operation, see .github/CONTRIBUTING.md.
 """
 
 import sys
@@ -49,29 +50,17 @@ def warp(images, degrees=0.0, right=0.0, down=0.0, factor=1.0):
         torch.as_tensor(amount, dtype=images.dtype).expand(len(images))
         for amount in (degrees, right, down, factor)
     )
-    angle = angle.deg2rad()
+    cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
     # affine_grid counts from -1 to 1 across the width and across the height, but a rotation is in
     # pixels.
     aspect = images.shape[2] / images.shape[3]
-    rotation = matrices(angle.cos(), -angle.sin() * aspect, angle.sin() / aspect, angle.cos())
-    # From a pixel of the result to where it comes from: shift back, rotate back, scale back.
-    # Another operation is one more amount above, and here one more matrix, its inverse. To slant by
-    # k pixels to the right per pixel upwards, as italics do: `matrices(one, k * aspect, zero, one)
-    # @ rotation`, with tensors of ones and zeros like k. Then give `augment` a fourth operation,
-    # and add it to OPERATIONS, MIX and torchvision_affine in test_model.py (where it is called
-    # shear=[math.degrees(math.atan(k)), 0]), to README's list and to the help of --augment. No test
-    # sees the words "three" and "(3, K)" in `augment`.
+    # theta tells where a pixel of the result comes from: shifted back, rotated back, scaled back.
+    rotation = torch.stack([cos, -sin * aspect, sin / aspect, cos], dim=1).view(-1, 2, 2)
     linear = rotation / factor.view(-1, 1, 1)  # (N, 2, 2)
     shift = torch.stack([2 * right, 2 * down], dim=1).unsqueeze(2)  # (N, 2, 1)
-    grid = F.affine_grid(
-        torch.cat([linear, -linear @ shift], dim=2), images.shape, align_corners=False
-    )  # (N, H, W, 2)
+    theta = torch.cat([linear, -linear @ shift], dim=2)  # (N, 2, 3)
+    grid = F.affine_grid(theta, images.shape, align_corners=False)  # (N, H, W, 2)
     return F.grid_sample(images, grid, align_corners=False)  # bilinear
-
-
-def matrices(a, b, c, d):
-    """Return the matrices ((a, b), (c, d)), `(N, 2, 2)`, from their elements, `(N,)` each."""
-    return torch.stack([a, b, c, d], dim=1).view(-1, 2, 2)
 
 
 def augment(images, p=0.2, generator=None):
@@ -93,23 +82,22 @@ def augment(images, p=0.2, generator=None):
     if len(chosen) == 0:
         return images
     operation = torch.randint(3, chosen.shape, generator=generator)  # (K,)
-    amount, second = torch.empty(2, len(chosen)).uniform_(-1, 1, generator=generator)  # (K,) each
-    # One call for all: an image's amounts for the two operations not chosen for it are 0.
-    rotated, shifted, scaled = F.one_hot(operation, 3).float().unbind(1)  # (K,) each, 1 or 0
+    first, second = torch.empty(2, len(chosen)).uniform_(-1, 1, generator=generator)  # (K,) each
+    rotated, shifted, scaled = operation == 0, operation == 1, operation == 2  # (K,) each
+    # One call serves all: where a mask is False, that operation leaves the image as it is.
     changed = warp(
         images[chosen],
-        degrees=5 * amount * rotated,
-        right=0.05 * amount * shifted,
+        degrees=5 * first * rotated,
+        right=0.05 * first * shifted,
         down=0.05 * second * shifted,
-        factor=1 + 0.05 * amount * scaled,
+        factor=1 + 0.05 * first * scaled,
     )
     return images.index_copy(0, chosen, changed)
 
 
 # --- The sample sheet -------------------------------------------------------------------------
 
-# Exaggerated, so that the changes are visible. For another column, add it in tests/test_sheet.py,
-# too, and draw README's picture again: `python augment.py`.
+# Exaggerated, so that the changes are visible.
 SAMPLES = {
     "Rotation\n10° counter-\nclockwise": lambda images: rotate(images, 10),
     "Scale\n90%": lambda images: scale(images, 0.9),
@@ -136,7 +124,6 @@ def main(argv=None):
     name = "" if digits.name == "MNIST" else "_" + digits.name.removesuffix(" digits")
     path = args.output or ROOT / f"augmentation_samples{name}.png"
     write_picture(path, draw_samples, digits, SAMPLES)
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -40,28 +40,28 @@ def digits(pytestconfig):
 # --- The table of metrics ---------------------------------------------------------------------
 
 
-def hold(metrics, gates, dataset, record_property):
-    """Record each metric, kept or not, and fail if one is beyond its bound in `gates`."""
-    unknown = metrics.keys() - gates.keys()
-    assert not unknown, f"no gate for {unknown}: GATES in test_model.py has {list(gates)}"
+def hold(metrics, bounds, dataset, record_property):
+    """Record each metric, kept or not, and fail if one is beyond its bound."""
+    unknown = metrics.keys() - bounds.keys()
+    assert not unknown, f"no bound for {unknown}: BOUNDS in test_model.py has {list(bounds)}"
     broken = []
     for name, value in metrics.items():
-        sign, bound, unit = gates[name]
+        sign, bound, unit = bounds[name]
         kept = value > bound if sign == ">" else value < bound
         number = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
         shown = f"{value:.2f}%" if unit == "%" else number + unit
-        gate = f"{sign} {bound:,g}{unit}"
-        record_property(name, f"{shown}; {gate}; {'kept' if kept else '**BROKEN**'}; {dataset}")
+        limit = f"{sign} {bound:,g}{unit}"
+        record_property(name, f"{shown}; {limit}; {'kept' if kept else '**BROKEN**'}; {dataset}")
         if not kept:
-            broken.append(f"{name}: {shown}, must be {gate}")
+            broken.append(f"{name}: {shown}, must be {limit}")
     if broken:
         raise AssertionError("; ".join(broken))
 
 
 @pytest.fixture
 def gate(request, digits, record_property):
-    """A function that holds metrics, by name, to their bounds in GATES of the test module."""
-    return lambda metrics: hold(metrics, request.module.GATES, digits.name, record_property)
+    """A function that holds metrics, by name, to their bounds in BOUNDS of the test module."""
+    return lambda metrics: hold(metrics, request.module.BOUNDS, digits.name, record_property)
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -70,7 +70,7 @@ def pytest_terminal_summary(terminalreporter):
     reports = [r for r in reports if getattr(r, "when", None) == "call" and r.user_properties]
     if not reports:
         return
-    rows = [("metric", "value", "gate", "kept", "dataset")]
+    rows = [("metric", "value", "bound", "kept", "dataset")]
     for report in sorted(reports, key=lambda report: report.location[:2]):
         rows += [(name, *text.split("; ", 3)) for name, text in report.user_properties]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -91,9 +91,10 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def default_start(digits, pytestconfig, tmp_path_factory):
-    """`python model.py` on the same digits, started, so that other networks can be trained beside.
+    """`python model.py` on the same digits: its process, and the folder into which it writes.
 
-    The process, and the folder into which it writes.
+    It is only started here, because it then trains beside the networks of test_model.py. That saves
+    the time of one epoch.
     """
     dataset = pytestconfig.getoption("--dataset")
     if dataset == "auto":  # A second process must not search, and warn, again.
@@ -110,17 +111,18 @@ def default_start(digits, pytestconfig, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def default_run(default_start):
-    """What the run left: its folder, the lines of its log, stderr, network, first epoch."""
+    """What the run left: its folder, the lines of its log, stderr, network, accuracy."""
     process, folder = default_start
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stderr
     network = LightweightCNN()
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    first_epoch = float(re.search(r"first epoch accuracy: (\S+)%", stdout)[1])
+    lines = stdout.splitlines()
+    assert lines[-2:] == [f"wrote {folder / name}" for name in ("weights.pt", "report.png")]
     return SimpleNamespace(
         folder=folder,
-        lines=stdout.splitlines(),
+        lines=lines[:-2],
         stderr=stderr,
         network=network,
-        first_epoch=first_epoch,
+        first_epoch_accuracy=float(re.search(r"first epoch accuracy: (\S+)%", stdout)[1]),
     )

@@ -1,11 +1,7 @@
-"""A CNN with 10,982 parameters that learns MNIST in one epoch on the CPU: `python model.py`.
+"""A small CNN that learns MNIST in one epoch on the CPU: `python model.py`.
 
-In that epoch its running training accuracy is 95.7%, and after it the test accuracy is 98.2%: means
-of 400 runs by `python benchmarks/seeds.py`, whose lowest are 95.3% and 95.9%. A run may end below
-its mean because the learning rate stays high until the end; on another processor one run is known
-that ends at 94.5%. With `--lr-schedule linear` it falls to zero; the lowest of 40 runs is 98.6%.
-
-The file can be read from top to bottom: network, training, evaluation, command line.
+Read it from top to bottom: network, training, log, evaluation, command line. For a change, see
+.github/CONTRIBUTING.md; how well the network does stands in benchmarks/README.md.
 """
 
 import datetime
@@ -34,12 +30,10 @@ class LightweightCNN(nn.Module):
     """Convolutions, then linear layers, that map images of digits to logits.
 
     Input: float32 `(N, 1, 28, 28)` in [0, 1]. Output: logits, float32 `(N, CLASSES)`.
-    """
 
-    # To change a layer, edit `__init__` and `forward`, and run `pytest`: it names the tests and the
-    # lines of README that must change too. No test sees the shapes in the comments of `forward`,
-    # new operations in benchmarks/textbook.py, README's pictures, nor the accuracies there and in
-    # the docstrings of model.py and test_model.py.
+    To export a network, with x float32 `(2, 1, 28, 28)`: `torch.export.export(network.eval(), (x,),
+    dynamic_shapes=({0: torch.export.Dim("batch")},))`.
+    """
 
     def __init__(self):
         super().__init__()
@@ -52,15 +46,15 @@ class LightweightCNN(nn.Module):
         self.dropout = nn.Dropout(0.1)
         self.fc1 = nn.Linear(20 * 3 * 3, 32)
         self.fc2 = nn.Linear(32, CLASSES)
-        # Keep the channels of a pixel adjacent in memory: faster on one thread, and the same
-        # results but for rounding.
+        # The channels of a pixel lie side by side in memory. This is faster on one thread, and
+        # changes results by rounding only.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
-        if x.shape[1:] != (1, 28, 28):  # For another size, change fc1, too.
+        if x.shape[1:] != (1, 28, 28):
             raise ValueError(f"images must have the shape (N, 1, 28, 28), got {tuple(x.shape)}")
-        # Pool and LeakyReLU can change places, since LeakyReLU is increasing; it then has only a
-        # quarter of the values to compute.
+        # The pool comes before LeakyReLU, which then has only a quarter of the values to compute.
+        # The result is the same as after it, because LeakyReLU is increasing.
         x = F.leaky_relu(F.max_pool2d(self.bn1(self.conv1(x)), 2), 0.1)  # (N, 12, 14, 14)
         x = F.leaky_relu(F.max_pool2d(self.bn2(self.conv2(x)), 2), 0.1)  # (N, 16, 7, 7)
         x = F.leaky_relu(F.max_pool2d(self.bn3(self.conv3(x)), 2), 0.1)  # (N, 20, 3, 3)
@@ -76,13 +70,11 @@ def count_parameters(network):
 
 # --- Training ---------------------------------------------------------------------------------
 
-# Learning rate schedules: functions of the number of updates done and of all updates, which return
-# the factor by which to multiply the learning rate. A new one is one more line, such as
-#     "cosine": lambda done, updates: (1 + math.cos(math.pi * done / updates)) / 2,
-# The flag and the log pick it up; its name must be added to the usage in README.
+# Learning rate schedules. Each is a function of the share of all updates that are done, from 0 at
+# the start to 1 at the end, and returns the factor by which the learning rate is multiplied.
 SCHEDULES = {
-    "constant": lambda done, updates: 1.0,
-    "linear": lambda done, updates: 1.0 - done / updates,
+    "constant": lambda share: 1.0,
+    "linear": lambda share: 1.0 - share,
 }
 
 
@@ -121,56 +113,52 @@ def train(
     transform=None,
     log_interval=100,
 ):
-    """Train `network` on one thread, log the progress, and leave it in eval mode.
+    """Train `network` on one thread, log the progress, and leave the network in eval mode.
 
-    Shuffling, dropout and `augment` all draw from torch's global generator. So after
+    Each epoch draws the order of its images; then each batch draws what `transform` does and which
+    features dropout drops. All come from torch's global generator, so after
     `torch.manual_seed(42)`, `train(LightweightCNN(), digits)` gives the same weights as
-    `python model.py`.
+    `python model.py`. Another call trains further, with a new optimizer.
 
     Args:
         network: maps float32 `(B, 1, 28, 28)` to logits `(B, CLASSES)`.
-        digits: the `Digits` to train and test on.
+        digits: the `Digits` to train and test on. For a subset, pass
+            `digits._replace(images=digits.images[:6000], labels=digits.labels[:6000])`.
         epochs: passes over the training images.
-        batch_size: images per update, at most all of them.
+        batch_size: images per update; a larger number than there are images means all of them.
         lr: the learning rate at the start.
         lr_schedule: a name in SCHEDULES.
         transform: changes each batch, float32 `(B, 1, 28, 28)` in [0, 1], before the network.
-        log_interval: batches between two lines of the log.
+        log_interval: batches between two lines of the log. It goes to stdout, and
+            `contextlib.redirect_stdout(None)` silences it.
 
     Returns:
         The history: a list with an Epoch for each epoch.
 
     Raises:
+        ValueError: `lr_schedule` is unknown.
         FloatingPointError: the loss, or a logit of a test image, is not finite.
     """
+    if lr_schedule not in SCHEDULES:
+        raise ValueError(f"lr_schedule must be one of {', '.join(SCHEDULES)}, got {lr_schedule!r}")
     images, labels = digits.images, digits.labels
     batch_size = min(batch_size, len(images))
     batches = math.ceil(len(images) / batch_size)  # in an epoch
-    # To change the optimizer or the loss, edit these two lines and those in benchmarks/textbook.py,
-    # which no test checks; then run `pytest`. Not every optimizer has fused=True, which saves time
-    # and changes results by rounding only.
+    # fused=True updates all parameters in one call, which is faster.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # scheduler.step() follows each update. It sets the learning rate to
-    # lr * schedule(done, updates); LambdaLR counts `done`, the number of updates so far.
-    schedule = SCHEDULES[lr_schedule]
+    # After each update scheduler.step() sets the learning rate to lr * schedule(done / updates),
+    # where LambdaLR counts `done`, the updates so far.
     updates = epochs * batches
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done, updates))
+    schedule = SCHEDULES[lr_schedule]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done / updates))
 
     mnist = digits.name == "MNIST"
     log("Starting MNIST Training" if mnist else f"Starting Training on {digits.name}")
     log(f"Model initialized with {count_parameters(network):,} parameters")
-    log("Training configuration:")
-    print("  - Device: cpu")
-    suffix = "" if lr_schedule == "constant" else f", {lr_schedule} schedule"
-    print(f"  - Optimizer: {type(optimizer).__name__} (lr={optimizer.defaults['lr']:g}{suffix})")
-    print(f"  - Loss: {type(criterion).__name__}")
-    print(f"  - Batch size: {batch_size}")
-    print(f"  - Total batches per epoch: {batches}")
-    if transform is not None:
-        print(f"  - Transform: {getattr(transform, '__name__', transform)}")
-
+    log_configuration(optimizer, lr_schedule, criterion, batch_size, batches, transform)
     history = []
+    width = len(f"{batches}/{batches},")  # of the column with the batch numbers in the log
     for epoch in range(1, epochs + 1):
         log(f"Starting Epoch {epoch}")
         network.train()
@@ -187,18 +175,17 @@ def train(
             optimizer.step()
             scheduler.step()
 
-            # Means over this epoch's images so far. The last batch may be smaller than the others.
+            if not math.isfinite(loss.item()):
+                message = "the loss is not finite; try a smaller learning rate (--lr)"
+                raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
+            # Sums over this epoch's images so far. The last batch may be smaller than the others.
             loss_sum += loss.item() * len(y)
             correct += (logits.argmax(1) == y).sum().item()
             seen += len(y)
             mean_loss, accuracy = loss_sum / seen, 100 * correct / seen
-            if not math.isfinite(mean_loss):
-                message = "the loss is not finite; try a smaller learning rate (--lr)"
-                raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
             progress.append(Progress(batch, mean_loss, accuracy))
             if batch % log_interval == 0:
-                # Padded to the width of the last batch's, so that the losses form a column.
-                place = f"{batch}/{batches},".ljust(len(f"{batches}/{batches},"))
+                place = f"{batch}/{batches},".ljust(width)
                 result = f"Loss: {mean_loss:.4f}, Accuracy: {accuracy:5.2f}%"
                 log(f"Epoch {epoch}, Batch {place} {result}")
         result = f"Final Loss: {mean_loss:.4f}, Final Accuracy: {accuracy:.2f}%"
@@ -209,16 +196,31 @@ def train(
         history.append(Epoch(progress, test_accuracy))
     network.eval()  # ready to predict
     log("Training completed!")
-    first_epoch = history[0].progress[-1]  # after its last batch
-    log(f"Final first epoch accuracy: {first_epoch.accuracy:.2f}%")
+    log(f"Final first epoch accuracy: {history[0].progress[-1].accuracy:.2f}%")
     of_digits = "" if mnist else f" of {digits.name}"
     log(f"Accuracy on {len(digits.test_images):,} test images{of_digits}: {test_accuracy:.2f}%")
     return history
 
 
+# --- The log ----------------------------------------------------------------------------------
+
+
 def log(text):
     """Print with an IST timestamp, and flush."""
     print(f"[{datetime.datetime.now(IST):%Y-%m-%d %H:%M:%S} IST] {text}", flush=True)
+
+
+def log_configuration(optimizer, lr_schedule, criterion, batch_size, batches, transform):
+    """Log how the network is trained."""
+    log("Training configuration:")
+    print("  - Device: cpu")
+    suffix = "" if lr_schedule == "constant" else f", {lr_schedule} schedule"
+    print(f"  - Optimizer: {type(optimizer).__name__} (lr={optimizer.defaults['lr']:g}{suffix})")
+    print(f"  - Loss: {type(criterion).__name__}")
+    print(f"  - Batch size: {batch_size}")
+    print(f"  - Total batches per epoch: {batches}")
+    if transform is not None:
+        print(f"  - Transform: {getattr(transform, '__name__', transform)}")
 
 
 # --- Evaluation -------------------------------------------------------------------------------
@@ -268,8 +270,8 @@ def parse_args(argv=None):
     add, count = parser.add_argument, cli.positive_int  # so that a flag fits on a line
     add("--epochs", type=count, default=1, metavar="N", help="passes over the training images")
     add("--batch-size", type=count, default=32, metavar="N", help="images per update")
-    add("--lr", type=cli.learning_rate, default=0.003, metavar="LR", help="initial learning rate")
-    add("--lr-schedule", choices=SCHEDULES, default="constant", help="linear: it falls to zero")
+    add("--lr", type=cli.learning_rate, default=0.003, metavar="LR", help="first learning rate")
+    add("--lr-schedule", choices=SCHEDULES, default="constant", help="linear: the rate falls to 0")
     add("--seed", type=cli.seed, default=42, metavar="S", help="seed of all random choices")
     add("--log-interval", type=count, default=100, metavar="N", help="batches per log line")
     add("--augment", action="store_true", help="rotate, shift or scale 20%% of the training images")
@@ -277,7 +279,7 @@ def parse_args(argv=None):
     add("--save-model", type=cli.output_file, metavar="PATH", help="save the weights (state_dict)")
     add("--report", type=cli.picture_file, metavar="PATH", help="draw the run: .png, .pdf, .svg")
     args = parser.parse_args(argv)
-    if args.report is not None and args.report == args.save_model:
+    if args.report and args.save_model and args.report.resolve() == args.save_model.resolve():
         parser.error(f"--save-model and --report are the same file: {args.report}")
     return args
 

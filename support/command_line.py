@@ -9,14 +9,23 @@ import secrets
 import stat
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from support.dataset import SOURCES
 from support.digits import DataError
 
+EXIT_STATUS = """Exit status: 0 done; 1 unusable data or pictures, training that diverges, too
+little memory or a full disk; 2 wrong usage or a path that cannot be written; 130 Ctrl-C; 141 closed
+output pipe, as by `| head`. An error is one line on stderr; wrong usage prints the usage before
+it."""
+
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Like argparse's, but help shows every default that is a value."""
+    """Like argparse's, but help shows every default that is a value, and the exit status."""
+
+    def __init__(self, **options):
+        super().__init__(epilog=EXIT_STATUS, **options)
 
     def add_argument(self, *names, **options):
         if options.get("default") not in (None, argparse.SUPPRESS):
@@ -60,17 +69,17 @@ def dataset_name(text):
 def output_file(text):
     """The Path of a regular file that can be written: a bad path is found before the work.
 
-    A symbolic link stands for the file that it points to. An existing file is not changed.
+    An existing file is not changed.
     """
     try:
-        path = Path(text).expanduser().resolve()
+        path = Path(text).expanduser()
         if path.is_dir() or text.endswith(("/", os.sep)):
             raise argparse.ArgumentTypeError(f"{text!r} is a folder; add the name of a file")
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(path.stat().st_mode):
                 raise argparse.ArgumentTypeError(f"{text!r} is not a regular file")
             path.open("r+b").close()  # Tried, since os.access() is unreliable.
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=path.resolve().parent).close()
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from error
     return path
@@ -105,15 +114,17 @@ def add_dataset_flags(parser):
 
 
 def write_whole(path, content):
-    """Write bytes to `path`, whole or not at all. Raises OSError."""
-    part = path.with_name(f"{path.name[:40]}.{secrets.token_hex(8)}.part")
+    """Write bytes to `path`, whole or not at all, and say so on stdout. Raises OSError."""
+    target = path.resolve()  # A symbolic link stays, and the file that it points to is written.
+    part = target.with_name(f"{target.name[:40]}.{secrets.token_hex(8)}.part")
     try:
         part.write_bytes(content)
-        part.replace(path)
+        part.replace(target)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
+    print(f"wrote {path}")
 
 
 def write_picture(path, draw, *args):
@@ -124,35 +135,41 @@ def write_picture(path, draw, *args):
     import matplotlib.style  # It takes a second to import, and training never draws.
 
     picture = io.BytesIO()
-    with matplotlib.style.context("default"):
+    with matplotlib.style.context("default"), warnings.catch_warnings():
+        # matplotlib's font lacks some alphabets, and draws a box for each letter of a name in them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         draw(*args).savefig(picture, format=path.suffix[1:].lower())
     write_whole(path, picture.getvalue())
 
 
-def run(main, argv=None):
-    """Run `main(argv)` and return the status that its process should exit with.
+def fail(error):
+    """Print `error` as one line on stderr, whatever a path or a library put into it; return 1."""
+    text = " ".join(str(error).split())
+    print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+    return 1
 
-    0: done. 1: unusable data, a loss that is not finite, too little memory, or a file that cannot
-    be written; stderr says which in one line. 130: Ctrl-C. 141: the output pipe was closed, as by
-    `| head -3`. argparse exits with 2 by itself.
+
+def run(main, argv=None):
+    """Run `main(argv)` and return the status with which its process should exit; see EXIT_STATUS.
+
+    `main` returns None or a status. Mistakes in the code end in a traceback.
     """
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has not.
         sys.stdout.reconfigure(errors="replace")  # A terminal may lack some letters of a path.
     try:
-        main(argv)
+        status = main(argv)
         print(end="", flush=True)  # Here, not at exit, an error can still be reported.
+        return status or 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 141
-    except (DataError, FloatingPointError, OSError, MemoryError, RuntimeError) as error:
-        # torch has no class of its own for memory that the processor cannot have.
-        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-            error = "out of memory"
-        elif isinstance(error, RuntimeError):
-            raise
-        text = " ".join(str(error).split())  # one line, whatever a path or a library puts into it
-        print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
-        return 1
-    return 0
+    except MemoryError:
+        return fail("out of memory")
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):  # torch has no class of its own for it.
+            return fail("out of memory")
+        raise
+    except (DataError, FloatingPointError, OSError) as error:
+        return fail(error)

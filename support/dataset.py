@@ -1,4 +1,7 @@
-"""Where the digits come from: MNIST, or rendered digits on a machine that cannot get MNIST."""
+"""Where the digits come from: MNIST, or rendered digits on a machine that cannot get MNIST.
+
+For digits of your own, see .github/CONTRIBUTING.md.
+"""
 
 import contextlib
 import hashlib
@@ -9,17 +12,18 @@ from pathlib import Path
 
 from support.digits import ROOT, DataError, Digits, check, warn
 
-KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
-FILES = [f"{split}-{kind}" for split in ("train", "t10k") for kind in KINDS]
-# Of each split of MNIST (LeCun, Cortes, Burges) all pixels, then all labels, a byte each. Computed
-# from files whose MD5 is the published one.
+# The SHA-256 of MNIST's files (LeCun, Cortes, Burges), unpacked from archives whose MD5 is the one
+# that torchvision publishes.
 SHA256 = {
-    "train": "edc0d1098aa497be14ace79ddd5171e5a3dcf9c4d196c015389203eb3ba1f59b",
-    "t10k": "c3f9adf9c66efb572b1f9326c3a511b45910c7173b97be66ceceeeeaef6b802b",
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+FILES = list(SHA256)
 
 
-class Unavailable(DataError):
+class MnistUnavailable(DataError):
     """MNIST is absent and could not be downloaded, as opposed to incomplete or damaged."""
 
 
@@ -58,7 +62,7 @@ def load_mnist_or_rendered(data_dir):
     """Return MNIST, or rendered digits after a warning that says why MNIST is unavailable."""
     try:
         return load_mnist(data_dir)
-    except Unavailable as error:
+    except MnistUnavailable as error:
         warn(f"{error}. Using RENDERED DIGITS instead of MNIST")
         return load_rendered(data_dir)
 
@@ -71,27 +75,27 @@ def load_rendered(data_dir):
 
 
 def load_mnist(data_dir):
-    """Return MNIST from `data_dir`/MNIST/raw, where torchvision stores it if it is not there."""
-    from torchvision.datasets import MNIST  # It takes a second to import.
+    """Return MNIST from `data_dir`/MNIST/raw, where torchvision stores it if it is not there.
+
+    The files may be the original .gz archives, as on a machine without network: torchvision unpacks
+    them. What is read is checked by its SHA-256, every time.
+    """
+    from torchvision.datasets import mnist  # It takes a second to import.
 
     raw = data_dir / "MNIST" / "raw"
     if not all((raw / file).is_file() for file in FILES):
         download(data_dir, raw)
+    for file, sha256 in SHA256.items():
+        with (raw / file).open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() != sha256:
+                raise DataError(
+                    f"{raw / file} is damaged (its SHA-256 is wrong); "
+                    "move it away and run again to download it"
+                )
     tensors = []
-    for split, sha256 in SHA256.items():
-        try:
-            data = MNIST(data_dir, train=split == "train")
-            digest = hashlib.sha256(data.data.numpy())
-            digest.update(data.targets.byte().numpy())
-            wrong = "" if digest.hexdigest() == sha256 else "their SHA-256 is wrong"
-        except Exception as error:  # Damaged files raise many kinds.
-            wrong = f"{type(error).__name__}: {error}"
-        if wrong:
-            raise DataError(
-                f"the {split} files of MNIST in {raw} are damaged ({wrong}); "
-                "move them away and run again to download them"
-            )
-        tensors += [data.data.unsqueeze(1), data.targets]
+    for split in ("train", "t10k"):
+        images = mnist.read_image_file(raw / f"{split}-images-idx3-ubyte").unsqueeze(1)
+        tensors += [images, mnist.read_label_file(raw / f"{split}-labels-idx1-ubyte")]
     return Digits(*tensors, "MNIST")
 
 
@@ -99,7 +103,7 @@ def download(data_dir, raw):
     """Have torchvision complete MNIST: it unpacks the original archives, and fetches the others."""
     from torchvision.datasets import MNIST
 
-    there = raw.is_dir() and any(raw.iterdir())
+    some_files_exist = raw.is_dir() and any(raw.iterdir())
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # Seconds. A silent server would hold us for minutes.
     try:
@@ -108,24 +112,18 @@ def download(data_dir, raw):
     except Exception as error:  # of the network, of the folder, or of a server's answer
         missing = ", ".join(file for file in FILES if not (raw / file).is_file())
         reason = str(error).strip().split("\n")[-1]  # Before, torchvision names its first archive.
-        # Who has put files there expects MNIST; for the others, "auto" renders digits.
-        raise (DataError if there else Unavailable)(
+        message = (
             f"{raw} lacks {missing}, and the download failed ({reason}); "
             "put the files there, unpacked or as the original .gz, or use --dataset rendered"
-        ) from error
+        )
+        if some_files_exist:  # Who has put files there expects MNIST, not rendered digits.
+            raise DataError(message) from error
+        raise MnistUnavailable(message) from error
     finally:
         socket.setdefaulttimeout(timeout)
 
 
-# The values of --dataset -> functions that return Digits, given the data folder. For digits of your
-# own, add a line here, such as `"my-digits": load_my_digits,` and above it the function, with
-# `import torch` at the top; add the name to the usage in README. Shuffle before you split; digits
-# must be white on black, as `read_picture` delivers them. torch.save((images, labels), path) saves
-# them; the path is in the folder of --data-dir. For the gates, set bounds of your own in GATES of
-# test_model.py: those there are for 60,000 images.
-#     def load_my_digits(data_dir):
-#         images, labels = torch.load(data_dir / "my_digits.pt")  # uint8 (N, 1, 28, 28), int64 (N,)
-#         return Digits(images[1000:], labels[1000:], images[:1000], labels[:1000], "my-digits")
+# The values of --dataset -> functions that return Digits, given the data folder.
 SOURCES = {
     "auto": load_mnist_or_rendered,
     "mnist": load_mnist,

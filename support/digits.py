@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parent.parent  # the repository's folder
-# For another number of classes, change this and run `pytest`: it names what else must change.
 CLASSES = 10
 
 
@@ -32,29 +31,8 @@ class Digits(NamedTuple):
 
 def check(images, labels, what):
     """Raise DataError unless images and labels are as Digits says; warn of likely mistakes."""
-    wrong = None
-    if not (isinstance(images, torch.Tensor) and isinstance(labels, torch.Tensor)):
-        wrong = "images and labels must be tensors: use torch.tensor()"
-    elif images.dtype != torch.uint8:
-        wrong = f"images must be uint8, got {images.dtype}; if they are floats from 0 to 1, use "
-        wrong += "(255 * images).round().byte()"
-    elif labels.dtype != torch.int64:
-        wrong = f"labels must be int64, got {labels.dtype}; use labels.long()"
-    elif len(images) == 0:
-        wrong = "it has no image; provide more, or take fewer for the other set"
-    elif images.shape[1:] == (28, 28):
-        wrong = "images must have the shape (N, 1, 28, 28); use images.unsqueeze(1)"
-    elif images.shape[1:] != (1, 28, 28):
-        wrong = (
-            f"images must have the shape (N, 1, 28, 28), got {tuple(images.shape)}; for another "
-        )
-        wrong += "size, change check() in support/digits.py, and forward() and fc1 in model.py"
-    elif labels.shape != (len(images),):
-        wrong = f"{len(images)} images need as many labels, got the shape {tuple(labels.shape)}"
-    elif labels.min() < 0 or labels.max() >= CLASSES:
-        wrong = f"labels must be from 0 to {CLASSES - 1}, got {labels.unique().tolist()}; if they "
-        wrong += "count from 1, subtract 1; for more classes, change CLASSES in support/digits.py"
-    if wrong:
+    wrong = what_is_wrong(images, labels)
+    if wrong is not None:
         raise DataError(f"{what}: {wrong}")
     absent = (labels.bincount(minlength=CLASSES) == 0).nonzero().flatten().tolist()
     if absent:
@@ -65,7 +43,32 @@ def check(images, labels, what):
     if images.max() <= 1:
         warn(f"{what}: no pixel is above 1; pixels must be from 0 to 255, so multiply by 255")
     elif images[:1000].float().mean() > 127:
-        warn(f"{what}: mostly light pixels; digits must be white on black")
+        warn(f"{what}: mostly light pixels; digits must be white on black, so use 255 - images")
+
+
+def what_is_wrong(images, labels):
+    """Return how images and labels differ from what Digits says and what to do, or None."""
+    if not (isinstance(images, torch.Tensor) and isinstance(labels, torch.Tensor)):
+        return "images and labels must be tensors: use torch.tensor()"
+    if images.dtype != torch.uint8:
+        remedy = "if they are floats from 0 to 1, use (255 * images).round().byte()"
+        return f"images must be uint8, got {images.dtype}; {remedy}"
+    if labels.dtype != torch.int64:
+        return f"labels must be int64, got {labels.dtype}; use labels.long()"
+    if len(images) == 0:
+        return "it has no image; provide more, or take fewer for the other set"
+    if images.shape[1:] == (28, 28):
+        return "images must have the shape (N, 1, 28, 28); use images.unsqueeze(1)"
+    if images.shape[1:] != (1, 28, 28):
+        shape = f"images must have the shape (N, 1, 28, 28), got {tuple(images.shape)}"
+        return f"{shape}; for another size, see .github/CONTRIBUTING.md"
+    if labels.shape != (len(images),):
+        return f"{len(images)} images need as many labels, got the shape {tuple(labels.shape)}"
+    if labels.min() < 0 or labels.max() >= CLASSES:
+        found = f"labels must be from 0 to {CLASSES - 1}, got {labels.unique().tolist()}"
+        remedy = "if they count from 1, subtract 1; for more classes, change CLASSES"
+        return f"{found}; {remedy} in support/digits.py"
+    return None
 
 
 def warn(text):

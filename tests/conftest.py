@@ -20,12 +20,18 @@ def plain_output(monkeypatch):
 
 
 @pytest.fixture
-def few_digits(digits, monkeypatch):
-    """320 training and 100 test images, which `model.main` gets too."""
+def few_digits(digits):
+    """320 training and 100 test images."""
     few = Digits(*(tensor[:320] for tensor in digits[:4]), digits.name)
-    few = few._replace(test_images=few.test_images[:100], test_labels=few.test_labels[:100])
-    monkeypatch.setattr("model.load_digits", lambda *_: few)
-    return few
+    return few._replace(test_images=few.test_images[:100], test_labels=few.test_labels[:100])
+
+
+@pytest.fixture
+def few_loaded(few_digits, monkeypatch):
+    """The few digits, which `load_digits` now returns: to model.main, and to other code."""
+    monkeypatch.setattr("model.load_digits", lambda *_: few_digits)
+    monkeypatch.setattr(dataset, "load_digits", lambda *_: few_digits)
+    return few_digits
 
 
 @pytest.fixture
@@ -43,13 +49,13 @@ def tiny_mnist(tmp_path, monkeypatch):
         images = torch.randint(200, (count, 28, 28), dtype=torch.uint8, generator=generator)
         labels = torch.arange(count, dtype=torch.uint8) % CLASSES
         tensors += [images.unsqueeze(1), labels.long()]
-        pixels, classes = images.numpy().tobytes(), labels.numpy().tobytes()
-        header = struct.pack(">4I", 2051, count, 28, 28)
-        (raw / f"{split}-images-idx3-ubyte").write_bytes(header + pixels)
-        header = struct.pack(">2I", 2049, count)
-        (raw / f"{split}-labels-idx1-ubyte").write_bytes(header + classes)
-        digest = hashlib.sha256(pixels + classes).hexdigest()
-        monkeypatch.setitem(dataset.SHA256, split, digest)
+        for file, header, values in (
+            (f"{split}-images-idx3-ubyte", struct.pack(">4I", 2051, count, 28, 28), images),
+            (f"{split}-labels-idx1-ubyte", struct.pack(">2I", 2049, count), labels),
+        ):
+            content = header + values.numpy().tobytes()
+            (raw / file).write_bytes(content)
+            monkeypatch.setitem(dataset.SHA256, file, hashlib.sha256(content).hexdigest())
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     return SimpleNamespace(folder=folder, raw=raw, digits=Digits(*tensors, "MNIST"))

@@ -1,6 +1,5 @@
 """Flags and their errors, and files that are whole or absent."""
 
-import errno
 import inspect
 import os
 import re
@@ -11,7 +10,7 @@ from helpers import ROOT
 from matplotlib.figure import Figure
 
 import model
-from support.command_line import run, write_picture, write_whole
+from support.command_line import run, write_picture
 
 
 def usage_error(flags, capsys):
@@ -115,25 +114,6 @@ def test_one_file_cannot_be_weights_and_report(tmp_path, monkeypatch, capsys):
     for other in ("x.png", "./x.png", str(tmp_path / "x.png")):
         message = usage_error(["--save-model", "x.png", "--report", other], capsys)
         assert "--save-model and --report are the same file" in message
-
-
-def test_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    """The file appears whole or not at all."""
-    path = tmp_path / "weights.pt"
-    path.write_bytes(b"old")
-
-    def full_disk(part, content):
-        part.touch()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as disk:
-        disk.setattr(Path, "write_bytes", full_disk)
-        with pytest.raises(OSError, match=r"weights\.pt cannot be written: No space left"):
-            write_whole(path, bytes(1000))
-    assert path.read_bytes() == b"old"
-    write_whole(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
 
 
 def test_suffix_names_the_format(tmp_path):

@@ -16,7 +16,7 @@ def test_images_of_another_shape_are_refused(shape):
 
 
 def test_torch_export_with_any_batch_size():
-    """As README writes it."""
+    """As the docstring of LightweightCNN writes it."""
     network, x = LightweightCNN().eval(), torch.rand(7, 1, 28, 28)
     shapes = ({0: torch.export.Dim("batch")},)
     exported = torch.export.export(network, (x[:2],), dynamic_shapes=shapes).module()

@@ -8,6 +8,7 @@ import torch
 from model import Epoch, Progress
 from support.digits import CLASSES, Digits
 from support.report import confusion_matrix, draw_report, most_confident_mistakes
+from test_model import BOUNDS
 
 
 def test_confusion_matrix_counts_true_digits_in_rows():
@@ -65,10 +66,15 @@ def test_report_shows_history_counts_and_mistakes():
     assert [text.get_text() for ax in (loss, accuracy) for text in ax.texts] == ["0.4000", "91.00%"]
     test_accuracy, limit = accuracy.lines[2:]
     assert test_accuracy.get_xydata().tolist() == [[3, 55.0], [6, 58.33]]
-    assert set(limit.get_ydata()) == {95}
+    bound = BOUNDS["first epoch accuracy"][1]
+    assert set(limit.get_ydata()) == {bound}, "correct BOUND in support/report.py"
+    assert limit.get_label() == f"Bound: {bound:g}%"
+    assert accuracy.get_ylim() == (45, 100), "not from 10 below the lowest accuracy of an epoch"
     assert 6 < loss.get_xlim()[1] == accuracy.get_xlim()[1] < 7, "the whole run is in view"
     shown = {text.get_position()[::-1]: text.get_text() for text in matrix.texts}
     assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("True digit", "Predicted digit")
+    assert matrix.get_title() == "Confusion matrix, mistakes shaded"
+    assert list(matrix.get_xticks()) == list(matrix.get_yticks()) == list(range(10))
     assert (shown[0, 0], shown[9, 0]) == ("3", "3"), "true 0 and true 9, predicted 0"
     assert (0, 1) not in shown, "a zero is not written"
     assert len(mistakes) == 20
@@ -86,7 +92,7 @@ def test_report_of_one_epoch_and_few_mistakes(mistakes, rows):
     figure = draw_report(ONE_EPOCH, *hand_built(mistakes, "my-digits"), seed=7)
     assert figure.get_suptitle() == "my-digits: 55.00% test accuracy (60 images, seed 7)"
     *shown, _, accuracy, matrix = figure.axes
-    assert len(accuracy.lines) == 2, "one curve, and the gate"
+    assert len(accuracy.lines) == 2, "one curve, and the bound"
     assert len(shown) == 10 * rows
     assert sum(bool(ax.get_title()) for ax in shown) == mistakes
     shaded = matrix.images[0].get_array()

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import plain_logits
+from helpers import CHANGED_LAYER, forward_by_formulas
 
 import model
 from augment import augment
@@ -34,9 +34,11 @@ def test_train_equals_the_plain_loop(float64, lr_schedule, transform):
     images = torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(200) % 10
     torch.manual_seed(7)
-    network = LightweightCNN()
+    network = LightweightCNN().eval()  # `train` must put it into train mode.
     digits = Digits(images, labels, images, labels, "noise")
     history = train(network, digits, epochs=2, lr_schedule=lr_schedule, transform=transform)
+
+    assert not network.training, "`train` does not leave the network in eval mode"
 
     torch.manual_seed(7)
     plain = LightweightCNN()
@@ -48,7 +50,7 @@ def test_train_equals_the_plain_loop(float64, lr_schedule, transform):
         for batch in range(1, 8):
             index = order[32 * (batch - 1) : 32 * batch]
             x = images[index] if transform is None else 1 - images[index]
-            logits = plain_logits(plain, x)
+            logits = forward_by_formulas(plain, x)
             loss = -logits.log_softmax(1)[torch.arange(len(index)), labels[index]]  # (B,)
             done = (7 * epoch + batch - 1) / 14
             optimizer.param_groups[0]["lr"] = 0.003 * (1 if lr_schedule == "constant" else 1 - done)
@@ -60,8 +62,8 @@ def test_train_equals_the_plain_loop(float64, lr_schedule, transform):
             row = (batch, sum(losses) / len(losses), 100 * sum(hits) / len(hits))
             expected[-1].append(pytest.approx(row))
     changed = (
-        "if you changed a layer, change plain_logits() in tests/helpers.py, too; if you changed "
-        "the optimizer, lr or loss, change optimizer, 0.003 or loss in this test"
+        f"{CHANGED_LAYER}; if you changed the optimizer, lr or loss, "
+        "change optimizer, 0.003 or loss in this test"
     )
     assert [[tuple(p) for p in epoch.progress] for epoch in history] == expected, changed
     theirs = plain.state_dict()
@@ -75,19 +77,13 @@ def test_train_equals_the_plain_loop(float64, lr_schedule, transform):
 # --- The parts of the loop ----------------------------------------------------------------------
 
 
-def test_network_is_in_train_mode_while_it_trains(few_digits):
-    """Although the network was in eval mode; `train` leaves it in eval mode, ready to use."""
-    network, modes = LightweightCNN().eval(), []
-    network.register_forward_pre_hook(lambda network, _: modes.append(network.training))
-    train(network, few_digits, batch_size=160)
-    assert modes == [True, True, False], (
-        "not train mode for both batches, then eval mode for the test images"
-    )
-    assert not network.training
+def test_unknown_schedule_is_an_error_that_names_the_known_ones(few_digits):
+    with pytest.raises(ValueError, match="must be one of constant, linear, got 'cosin'"):
+        train(LightweightCNN(), few_digits, lr_schedule="cosin")
 
 
 @pytest.mark.parametrize("flag", [[], ["--augment"]], ids=["plain", "augmented"])
-def test_only_training_images_are_augmented(few_digits, monkeypatch, flag):
+def test_only_training_images_are_augmented(few_loaded, monkeypatch, flag):
     """`augment` gets each batch of the training set; `evaluate` the test images as they are."""
     transformed, evaluated = [], []
     monkeypatch.setattr(model, "augment", lambda x: transformed.append(len(x)) or augment(x))
@@ -101,8 +97,8 @@ def test_only_training_images_are_augmented(few_digits, monkeypatch, flag):
     assert transformed == (20 * [32] if flag else []), "not each training batch, and nothing else"
     assert len(evaluated) == 2, "once after each epoch"
     for images, labels in evaluated:
-        assert images is few_digits.test_images
-        assert labels is few_digits.test_labels
+        assert images is few_loaded.test_images
+        assert labels is few_loaded.test_labels
 
 
 # --- Evaluation ---------------------------------------------------------------------------------
@@ -126,8 +122,7 @@ def test_evaluate_leaves_the_network_as_it_was(digits):
     assert all(p.grad is None for p in network.parameters())
     predicted = predict(network, x)
     assert not predicted.requires_grad
-    logits = plain_logits(network.eval(), x / 255)
-    changed = "if you changed a layer, change plain_logits() in tests/helpers.py, too"
-    assert (predicted - logits).abs().max() < 1e-5, changed
+    logits = forward_by_formulas(network.eval(), x / 255)
+    assert (predicted - logits).abs().max() < 1e-5, CHANGED_LAYER
     expected = 100 * (logits.argmax(1) == y).double().mean().item()
     assert accuracies == [pytest.approx(expected, abs=0.11)] * 2

@@ -1,16 +1,18 @@
 """How a run ends: exit status, one line on stderr, and no litter."""
 
+import errno
 import io
 import re
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import model
-from support.command_line import run
+from support.command_line import run, write_whole
 from support.dataset import FILES
 from support.digits import ROOT
 
@@ -28,7 +30,7 @@ def test_bad_data_ends_with_one_line_and_status_1(tmp_path, script, monkeypatch,
     assert exit.value.code == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith(f"{script}: error: the train files of MNIST in {raw} are damaged")
+    assert err.startswith(f"{script}: error: {raw / FILES[0]} is damaged")
 
 
 BROKEN = {
@@ -38,7 +40,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("batch_size", BROKEN)
-def test_broken_training_ends_with_status_1(few_digits, capsys, tmp_path, batch_size):
+def test_broken_training_ends_with_status_1(few_loaded, capsys, tmp_path, batch_size):
     """In one line that says what to try; nothing is saved."""
     flags = ["--lr", "1e38", "--batch-size", batch_size, "--save-model", str(tmp_path / "x.pt")]
     assert run(model.main, [*flags, "--log-interval", "4"]) == 1
@@ -46,6 +48,26 @@ def test_broken_training_ends_with_status_1(few_digits, capsys, tmp_path, batch_
     assert re.fullmatch(rf".*: error: {BROKEN[batch_size]}; try a smaller .*--lr.*\n", err)
     assert "Batch 4/10" not in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_ends_with_one_line_and_status_1(tmp_path, monkeypatch, capsys):
+    """The file appears whole or not at all; an old one stays."""
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"old")
+
+    def full_disk(part, content):
+        part.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", full_disk)
+        assert run(lambda _: write_whole(path, bytes(1000))) == 1
+    line = f": error: {path} cannot be written: No space left on device\n"
+    assert capsys.readouterr().err.endswith(line)
+    assert path.read_bytes() == b"old"
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
 
 
 def test_too_little_memory_is_one_line(capsys):
@@ -67,7 +89,7 @@ def test_what_the_terminal_cannot_show_is_replaced(monkeypatch):
 PRINT_LINES = """if True:
     import sys
     from support.command_line import run
-    sys.exit(run(lambda _: [print("line", flush=True) for _ in range(100_000)]))
+    sys.exit(run(lambda _: any(print("line", flush=True) for _ in range(100_000))))
 """
 
 

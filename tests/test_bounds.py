@@ -1,4 +1,4 @@
-"""The table of metrics, and what a broken gate says."""
+"""The table of metrics, and what a broken bound says."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import ROOT
 
-GATES = {"good": (">", 1, "%"), "bad": ("<", 5.0, ""), "count": ("<", 25_000, "")}
+BOUNDS = {"good": (">", 1, "%"), "bad": ("<", 5.0, ""), "count": ("<", 25_000, "")}
 
 
 @pytest.fixture
@@ -15,10 +15,12 @@ def plugin(pytestconfig):
     return pytestconfig.pluginmanager.get_plugin(str(ROOT / "conftest.py"))
 
 
-def test_broken_gate_names_metric_value_and_bound(plugin):
+def test_broken_bound_names_metric_value_and_bound(plugin):
     recorded = {}
     with pytest.raises(AssertionError, match=r"^bad: 6\.00, must be < 5$"):
-        plugin.hold({"count": 10_982, "bad": 6.0, "good": 2.0}, GATES, "MNIST", recorded.setdefault)
+        plugin.hold(
+            {"count": 10_982, "bad": 6.0, "good": 2.0}, BOUNDS, "MNIST", recorded.setdefault
+        )
     assert recorded == {
         "count": "10,982; < 25,000; kept; MNIST",
         "bad": "6.00; < 5; **BROKEN**; MNIST",
@@ -27,14 +29,14 @@ def test_broken_gate_names_metric_value_and_bound(plugin):
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])
-def test_gate_breaks_at_its_bound_and_for_nan(plugin, value):
+def test_bound_breaks_at_its_value_and_for_nan(plugin, value):
     with pytest.raises(AssertionError, match=r"^good: .*%, must be > 1%$"):
-        plugin.hold({"good": value}, GATES, "MNIST", lambda *_: None)
+        plugin.hold({"good": value}, BOUNDS, "MNIST", lambda *_: None)
 
 
 def test_misspelt_metric_is_named(plugin):
-    with pytest.raises(AssertionError, match=r"no gate for {'god'}.*\['good', 'bad', 'count'\]"):
-        plugin.hold({"god": 2.0}, GATES, "MNIST", lambda *_: None)
+    with pytest.raises(AssertionError, match=r"no bound for {'god'}.*\['good', 'bad', 'count'\]"):
+        plugin.hold({"god": 2.0}, BOUNDS, "MNIST", lambda *_: None)
 
 
 def test_table_shows_the_metrics_of_all_reports_in_order(plugin, tmp_path, monkeypatch):
@@ -60,8 +62,8 @@ def test_table_shows_the_metrics_of_all_reports_in_order(plugin, tmp_path, monke
     versions, _, *table = text.splitlines()
     assert versions.endswith(f", torch {torch.__version__}")
     assert table == [
-        "| metric | value | gate | kept       | dataset    |",
-        "| ------ | ----- | ---- | ---------- | ---------- |",
-        "| bad    | 6.00  | < 5  | **BROKEN** | MNIST      |",
-        "| good   | 2.00% | > 1% | kept       | my; digits |",
+        "| metric | value | bound | kept       | dataset    |",
+        "| ------ | ----- | ----- | ---------- | ---------- |",
+        "| bad    | 6.00  | < 5   | **BROKEN** | MNIST      |",
+        "| good   | 2.00% | > 1%  | kept       | my; digits |",
     ]
