@@ -1,0 +1,226 @@
+"""Predict handwritten digits on pictures of your own.
+
+`python model.py --save-model weights.pt` trains the network, and
+`python examples/own_digit.py digit.png --weights weights.pt` predicts the digit on digit.png.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from model import LightweightCNN, predict
+from support.command_line import ArgumentParser, fail, picture_file, run, write_picture
+from support.digits import DataError, centred
+
+SEARCH_SIDE = 256  # pixels of the longer side of a picture while its digit is searched
+MIN_SIDE = 16  # of these pixels, for the longer side of a digit
+MIN_CONTRAST = 0.15  # of ink to the paper around it
+MIN_DEVIATIONS = 5  # between the means of ink and paper, in standard deviations of the paper
+ADVICE = "take a picture of one handwritten digit alone, in clear contrast"
+
+
+# --- From a picture to an image like MNIST's --------------------------------------------------
+
+
+def read_picture(path):
+    """Return the digit in a picture file as an image like MNIST's, uint8 `(1, 1, 28, 28)`.
+
+    The picture may have any size and any format of 8 bits that Pillow reads, and dark ink on light
+    paper or the other way round. The digit must not touch the border. As in MNIST
+    (http://yann.lecun.com/exdb/mnist/), it becomes white on black, is scaled to fit 20 x 20 pixels,
+    and is centred by its mass.
+
+    Elsewhere, run `import sys; sys.path.append("FOLDER/examples")` before
+    `from own_digit import read_picture`, where FOLDER holds model.py.
+
+    Raises:
+        DataError: the file cannot be read, or does not show one digit.
+    """
+    ink = find_ink(read_grey(path))
+    try:
+        digit = find_digit(ink)
+    except DataError as error:
+        raise DataError(f"{path} {error}: {ADVICE}") from error
+    ink = ink * F.max_pool2d(digit.float()[None], 5, 1, 2)[0]  # with its soft edge
+    rows, columns = (digit.any(side).nonzero().squeeze(1) for side in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = 20 / max(ink.shape)
+    size = [max(1, round(scale * side)) for side in ink.shape]
+    ink = F.interpolate(ink[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
+    ink = (ink / ink.quantile(0.85)).clamp(0, 1)  # A thin line has become faint.
+    image = F.pad(ink, (0, 28 - size[1], 0, 28 - size[0]))  # (28, 28)
+    return centred(image[None]).mul(255).round().byte().unsqueeze(1)
+
+
+def read_grey(path):
+    """Return a picture as float `(H, W)` in [0, 1], its longer side SEARCH_SIDE pixels long."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(Path(path).expanduser()) as file:
+            if file.mode[0] in "IF":
+                raise ValueError("it has more than 8 bits for a colour; save it with 8")
+            picture = ImageOps.exif_transpose(file).convert("RGBA")
+            paper = Image.new("RGBA", picture.size, "white")  # for transparent pictures
+            picture = Image.alpha_composite(paper, picture).convert("L")
+            picture = ImageOps.contain(picture, (SEARCH_SIDE, SEARCH_SIDE), Image.Resampling.BOX)
+    except MemoryError:  # The picture may be sound.
+        raise
+    except Exception as error:  # Pillow raises many kinds, SyntaxError among them.
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read as a picture: {reason}") from error
+    grey = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return grey.view(picture.height, picture.width) / 255
+
+
+def find_ink(grey):
+    """Return the contrast of each pixel of `grey`, `(H, W)`, to the paper around it, from 0 to 1.
+
+    The paper is the morphological closing of the picture: the highest value in a window around each
+    pixel, then the lowest of these. Strokes are narrower than the window, and vanish; shadows are
+    wider. Paper minus picture is the black top-hat (Gonzalez and Woods, Digital Image Processing).
+    For light ink on a dark ground, lowest and highest change places.
+    """
+    grey = F.avg_pool2d(grey[None], 3, 1, 1, count_include_pad=False)[0]  # less noise
+    window = min(grey.shape) // 8 * 2 + 1
+    mean = F.avg_pool2d(grey[None], window, 1, window // 2, count_include_pad=False)[0]
+    # Ink is rarer than paper, and differs more from the mean: the skewness tells which is darker.
+    dark = -1 if (grey - mean).pow(3).mean() > 0 else 1
+    paper = dark * grey[None]  # (1, H, W)
+    for sign in (1, -1):  # A square window in two steps, rows then columns, is ten times as fast.
+        paper = F.max_pool2d(sign * paper, (1, window), 1, (0, window // 2))
+        paper = sign * F.max_pool2d(paper, (window, 1), 1, (window // 2, 0))
+    paper = dark * paper[0]
+    # Relative to the lighter of the two, so that contrast is the same in a shadow.
+    return dark * (paper - grey) / torch.maximum(paper, grey).clamp(min=0.4)
+
+
+def find_digit(ink):
+    """Return the digit's place in `ink`, bool `(H, W)`.
+
+    Raises:
+        DataError: there is no digit, or more than one.
+    """
+    darkest = ink.flatten().topk(100).values.mean().item()
+    mask = ink > max(MIN_CONTRAST, 0.4 * darkest)  # Less than half: a stroke has a soft edge.
+    # A mean of nothing is NaN, which is not above anything.
+    clear = ink[mask].mean() - ink[~mask].mean() > MIN_DEVIATIONS * ink[~mask].std()
+    # Grown by a pixel, to close gaps in a stroke, and at half the size, for speed: (H / 2, W / 2).
+    half = F.max_pool2d(mask.float()[None], 4, stride=2, padding=1, ceil_mode=True)[0] > 0
+    # What lies at the border is a frame, a shadow or a thumb.
+    parts = [part for part in find_parts(half) if part.sum() == part[1:-1, 1:-1].sum()]
+    if not clear or not parts or max(parts[0].any(0).sum(), parts[0].any(1).sum()) < MIN_SIDE / 2:
+        raise DataError("shows no digit that stands out")
+    digit, columns = parts[0], parts[0].any(0)
+    for part in parts[1:]:
+        shared = (part.any(0) & columns).sum() / part.any(0).sum()
+        if part.sum() > 0.1 * parts[0].sum() and shared > 0.5:
+            digit = digit | part  # as the bar of a 5
+        elif part.sum() > 0.3 * parts[0].sum():
+            raise DataError("shows more than one digit, or something else")
+    digit = F.interpolate(digit.float()[None, None], scale_factor=2)[0, 0] > 0
+    return mask & digit[: mask.shape[0], : mask.shape[1]]
+
+
+def find_parts(mask):
+    """Return the connected parts of a mask, bool `(H, W)` each, the largest first, at most 8."""
+    labels = torch.arange(1.0, mask.numel() + 1).view(mask.shape) * mask
+    before = torch.zeros(())
+    while not torch.equal(before, labels):
+        before = labels
+        for _ in range(8):  # A pixel takes the highest number of its neighbours.
+            labels = F.max_pool2d(labels[None], 3, 1, 1)[0] * mask
+    numbers, areas = labels[mask].unique(return_counts=True)
+    return [labels == numbers[k] for k in areas.argsort(descending=True)[:8]]
+
+
+# --- Prediction -------------------------------------------------------------------------------
+
+
+def load_network(path):
+    """Return LightweightCNN with the weights that `python model.py --save-model` wrote.
+
+    Raises:
+        DataError: there is no such file, or it does not hold the weights of this network.
+    """
+    network = LightweightCNN()
+    try:
+        network.load_state_dict(torch.load(Path(path).expanduser(), weights_only=True))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there are no weights at {path}; `python model.py --save-model {path}` makes them"
+        ) from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch raises many kinds for a file of another sort.
+        raise DataError(
+            f"{path} does not hold the weights of this network; --weights names another file, and "
+            "`python model.py --save-model weights.pt` makes one"
+        ) from error
+    return network
+
+
+def draw_predictions(rows):
+    """Return a matplotlib Figure with a row for each picture.
+
+    A row shows the picture, what the network sees of it, and the probability of each class.
+
+    Args:
+        rows: a tuple for each picture: its path, its image, uint8 `(1, 1, 28, 28)`, and the
+            probabilities of the classes, float `(CLASSES,)`.
+    """
+    from matplotlib.figure import Figure
+
+    height = 2 * len(rows) + 0.5  # inches
+    dpi = min(150, 60_000 / height)  # matplotlib refuses 2**16 pixels and more.
+    figure = Figure(figsize=(9, height), dpi=dpi, facecolor="0.88", layout="constrained")
+    axes = figure.subplots(len(rows), 3, squeeze=False, width_ratios=(1, 1, 2))
+    axes[0, 1].set_title("What the network sees")
+    axes[0, 2].set_title("Probabilities")
+    for (left, middle, right), (path, image, probabilities) in zip(axes, rows, strict=True):
+        left.imshow(read_grey(path).numpy(), cmap="gray", vmin=0, vmax=1)
+        name = Path(path).name
+        name = name if len(name) <= 24 else f"{name[:10]}...{name[-11:]}"
+        left.set_xlabel(name, parse_math=False)  # A "$" is a letter.
+        middle.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=255)
+        for ax in (left, middle):
+            ax.set(xticks=[], yticks=[])
+        classes = range(len(probabilities))
+        bars = right.bar(classes, probabilities.tolist(), color="0.6")
+        bars[probabilities.argmax().item()].set_color("black")
+        right.set(xticks=classes, ylim=(0, 1), yticks=(0, 0.5, 1))
+        right.set_yticklabels(("0%", "50%", "100%"))
+    return figure
+
+
+def main(argv=None):
+    """Predict the digit on each picture, and draw the predictions as the flags say."""
+    parser = ArgumentParser(description="Predict handwritten digits on pictures of your own.")
+    add = parser.add_argument
+    add("pictures", nargs="+", metavar="PICTURE", help="shows one handwritten digit")
+    add("--weights", default="weights.pt", metavar="PATH", help="what model.py --save-model wrote")
+    add("--output", type=picture_file, metavar="PATH", help="draw them: .png, .pdf, .svg")
+    args = parser.parse_args(argv)
+    network = load_network(args.weights)
+    rows, status = [], 0
+    for path in args.pictures:
+        try:
+            image = read_picture(path)
+        except DataError as error:  # The other pictures are predicted all the same.
+            status = fail(error)
+            continue
+        probabilities = predict(network, image).softmax(1)[0]  # (CLASSES,)
+        digit, confidence = probabilities.argmax(), 100 * probabilities.max()
+        print(f"{path}: {digit}, confidence {confidence:.1f}%", flush=True)
+        rows.append((path, image, probabilities))
+    if args.output is not None and rows:
+        write_picture(args.output, draw_predictions, rows)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
