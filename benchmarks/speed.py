@@ -1,19 +1,23 @@
 """Time and memory of `python model.py` beside a textbook script, on an idle and on a busy machine.
 
-`python benchmarks/speed.py` needs MNIST (unpacked), Linux or macOS, and a machine that does nothing
-else. In each round whole processes take turns, first alone and then beside an endless loop, which
-keeps a core busy; so the machine's drift affects all alike. Only ratios, taken round by round, are
-worth quoting.
+`python benchmarks/speed.py | tee benchmarks/speed.jsonl` needs MNIST (unpacked), Linux or macOS,
+and a machine that does nothing else. In each round whole processes take turns, first alone and then
+beside an endless loop, which keeps a core busy; so the machine's drift affects all alike. Only
+ratios, taken round by round, are worth quoting. The record has a line of JSON for each process, and
+`--table benchmarks/speed.jsonl` prints its table.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from machine import processor
 
 FOLDER = Path(__file__).resolve().parent
 COMMANDS = {
@@ -49,34 +53,48 @@ def busy_core():
         loop.wait()
 
 
-def row(title, theirs, ours, unit):
-    """Return a row: both medians, and the median, lowest and highest ratio of all rounds."""
-    ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
-    medians = [f"{statistics.median(values):.1f} {unit}" for values in (theirs, ours)]
-    spread = f"{min(ratios):.2f}–{max(ratios):.2f}"  # noqa: RUF001
-    return f"| {title} | {' | '.join(medians)} | {statistics.median(ratios):.2f} ({spread}) |"
+def measure(rounds):
+    """Time both scripts in turn; yield a line of the record for each process."""
+    for number in range(1, rounds + 1):
+        for beside in ("nothing", "a busy core"):
+            for name in COMMANDS:
+                with busy_core() if beside == "a busy core" else contextlib.nullcontext():
+                    seconds, memory = run_script(name)
+                line = {"round": number, "beside": beside, "script": name}
+                line |= {"seconds": round(seconds, 2), "MiB": round(memory)}
+                yield line | {"machine": processor()}
+
+
+def table(lines):
+    """Yield the lines of a Markdown table: the ratios of ours to the textbook's, by rounds."""
+    yield "| ours / textbook | median of rounds | lowest | highest |"
+    yield "|---|---:|---:|---:|"
+    for title, beside, unit in (
+        ("time of the whole process", "nothing", "seconds"),
+        ("time beside a process that keeps a core busy", "a busy core", "seconds"),
+        ("peak memory", "nothing", "MiB"),
+    ):
+        chosen = [line for line in lines if line["beside"] == beside]
+        values = {(line["script"], line["round"]): line[unit] for line in chosen}
+        rounds = sorted({line["round"] for line in chosen})
+        ratios = [values["ours", number] / values["textbook", number] for number in rounds]
+        shown = (statistics.median(ratios), min(ratios), max(ratios))
+        yield f"| {title} | {' | '.join(f'{ratio:.2f}' for ratio in shown)} |"
 
 
 def main():
     parser = argparse.ArgumentParser(description="Time model.py beside a textbook script.")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="(default: 3)")
-    rounds = parser.parse_args().rounds
-    if rounds < 1:
+    parser.add_argument("--table", metavar="FILE", help="time nothing: the table of a record")
+    args = parser.parse_args()
+    if args.rounds < 1:
         parser.error("argument --rounds: must be at least 1")
-    seconds = {(label, name): [] for label in ("idle", "busy") for name in COMMANDS}
-    memory = {name: [] for name in COMMANDS}
-    for number in range(1, rounds + 1):
-        for label, name in seconds:
-            with busy_core() if label == "busy" else contextlib.nullcontext():
-                taken, peak = run_script(name)
-            seconds[label, name].append(taken)
-            memory[name].append(peak)
-            print(f"round {number}/{rounds}, {label}, {name}: {taken:.1f} s", flush=True)
-    print(f"\n| median of {rounds} rounds | textbook | ours | ratio (lowest–highest) |")  # noqa: RUF001
-    print("|---|---:|---:|---:|")
-    for label, title in (("idle", "whole process"), ("busy", "whole process, one core busy")):
-        print(row(title, seconds[label, "textbook"], seconds[label, "ours"], "s"))
-    print(row("peak memory", memory["textbook"], memory["ours"], "MiB"))
+    if args.table:
+        record = Path(args.table).read_text(encoding="utf-8")
+        print("\n".join(table([json.loads(line) for line in record.splitlines()])))
+        return
+    for line in measure(args.rounds):
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
