@@ -20,7 +20,7 @@ from support.dataset import load_digits
 from support.digits import CLASSES
 from support.threads import one_thread
 
-IST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))  # Indian Standard Time, all year
+IST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))  # Indian Standard Time
 
 
 # --- The network ------------------------------------------------------------------------------
@@ -46,15 +46,15 @@ class LightweightCNN(nn.Module):
         self.dropout = nn.Dropout(0.1)
         self.fc1 = nn.Linear(20 * 3 * 3, 32)
         self.fc2 = nn.Linear(32, CLASSES)
-        # The channels of a pixel lie side by side in memory. This is faster on one thread, and
-        # changes results by rounding only.
+        # Store the weights with their channels last. The convolutions are then faster on one
+        # thread, and results change by rounding only.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
         if x.shape[1:] != (1, 28, 28):
             raise ValueError(f"images must have the shape (N, 1, 28, 28), got {tuple(x.shape)}")
         # The pool comes before LeakyReLU, which then has only a quarter of the values to compute.
-        # The result is the same as after it, because LeakyReLU is increasing.
+        # The other order gives the same result, because LeakyReLU is increasing.
         x = F.leaky_relu(F.max_pool2d(self.bn1(self.conv1(x)), 2), 0.1)  # (N, 12, 14, 14)
         x = F.leaky_relu(F.max_pool2d(self.bn2(self.conv2(x)), 2), 0.1)  # (N, 16, 7, 7)
         x = F.leaky_relu(F.max_pool2d(self.bn3(self.conv3(x)), 2), 0.1)  # (N, 20, 3, 3)
@@ -70,8 +70,8 @@ def count_parameters(network):
 
 # --- Training ---------------------------------------------------------------------------------
 
-# Learning rate schedules. Each is a function of the share of all updates that are done, from 0 at
-# the start to 1 at the end, and returns the factor by which the learning rate is multiplied.
+# Learning rate schedules. Each takes the share of training that is done, from 0 at the start to 1
+# at the end, and returns the factor by which the learning rate is multiplied.
 SCHEDULES = {
     "constant": lambda share: 1.0,
     "linear": lambda share: 1.0 - share,
@@ -79,7 +79,7 @@ SCHEDULES = {
 
 
 class Progress(NamedTuple):
-    """After a batch: mean loss, and accuracy in percent, of the epoch's images so far.
+    """After a batch: mean loss, and accuracy in percent, over the epoch's images so far.
 
     Each image is predicted before the network learns from its batch, and with dropout on.
     """
@@ -116,9 +116,9 @@ def train(
     """Train `network` on one thread, log the progress, and leave the network in eval mode.
 
     Each epoch draws the order of its images; then each batch draws what `transform` does and which
-    features dropout drops. All come from torch's global generator, so after
-    `torch.manual_seed(42)`, `train(LightweightCNN(), digits)` gives the same weights as
-    `python model.py`. Another call trains further, with a new optimizer.
+    features dropout drops. These numbers, and those of a new network's first weights, come from
+    torch's global generator. So after `torch.manual_seed(42)`, `train(LightweightCNN(), digits)`
+    gives the same weights as `python model.py`. Another call trains further, with a new optimizer.
 
     Args:
         network: maps float32 `(B, 1, 28, 28)` to logits `(B, CLASSES)`.
@@ -147,11 +147,10 @@ def train(
     # fused=True updates all parameters in one call, which is faster.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # After each update scheduler.step() sets the learning rate to lr * schedule(done / updates),
-    # where LambdaLR counts `done`, the updates so far.
+    # LambdaLR passes the number of updates that are done: 0 for the first update.
     updates = epochs * batches
-    schedule = SCHEDULES[lr_schedule]
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done / updates))
+    factor = SCHEDULES[lr_schedule]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: factor(done / updates))
 
     mnist = digits.name == "MNIST"
     log("Starting MNIST Training" if mnist else f"Starting Training on {digits.name}")
@@ -165,7 +164,8 @@ def train(
         progress, loss_sum, correct, seen = [], 0.0, 0, 0
         order = torch.randperm(len(images))
         for batch, indices in enumerate(order.split(batch_size), start=1):
-            x, y = to_float(images[indices]), labels[indices]  # (B, 1, 28, 28), (B,)
+            x = to_float(images[indices])  # (B, 1, 28, 28)
+            y = labels[indices]  # (B,)
             if transform is not None:
                 x = transform(x)
             optimizer.zero_grad()
@@ -173,13 +173,13 @@ def train(
             loss = criterion(logits, y)
             loss.backward()
             optimizer.step()
-            scheduler.step()
+            scheduler.step()  # sets the learning rate of the next update
 
-            if not math.isfinite(loss.item()):
+            if not math.isfinite(loss.item()):  # The update has spoiled the weights.
                 message = "the loss is not finite; try a smaller learning rate (--lr)"
                 raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
-            # Sums over this epoch's images so far. The last batch may be smaller than the others.
-            loss_sum += loss.item() * len(y)
+            # Sums over this epoch's images so far.
+            loss_sum += loss.item() * len(y)  # since the last batch may be smaller
             correct += (logits.argmax(1) == y).sum().item()
             seen += len(y)
             mean_loss, accuracy = loss_sum / seen, 100 * correct / seen
@@ -191,7 +191,7 @@ def train(
         result = f"Final Loss: {mean_loss:.4f}, Final Accuracy: {accuracy:.2f}%"
         log(f"Epoch {epoch} completed - {result}")
         test_accuracy = evaluate(network, digits.test_images, digits.test_labels)
-        if epochs > 1:
+        if epochs > 1:  # After a single epoch, the last line of the log says it.
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
         history.append(Epoch(progress, test_accuracy))
     network.eval()  # ready to predict
@@ -267,13 +267,13 @@ def evaluate(network, images, labels):
 def parse_args(argv=None):
     """Return the flags, checked; print usage and exit with status 2 if one is wrong."""
     parser = cli.ArgumentParser(description="Train LightweightCNN to recognize digits, on the CPU.")
-    add, count = parser.add_argument, cli.positive_int  # so that a flag fits on a line
-    add("--epochs", type=count, default=1, metavar="N", help="passes over the training images")
-    add("--batch-size", type=count, default=32, metavar="N", help="images per update")
+    add, positive = parser.add_argument, cli.positive_int  # so that a flag fits on a line
+    add("--epochs", type=positive, default=1, metavar="N", help="passes over the training images")
+    add("--batch-size", type=positive, default=32, metavar="N", help="images per update")
     add("--lr", type=cli.learning_rate, default=0.003, metavar="LR", help="first learning rate")
     add("--lr-schedule", choices=SCHEDULES, default="constant", help="linear: the rate falls to 0")
     add("--seed", type=cli.seed, default=42, metavar="S", help="seed of all random choices")
-    add("--log-interval", type=count, default=100, metavar="N", help="batches per log line")
+    add("--log-interval", type=positive, default=100, metavar="N", help="batches per log line")
     add("--augment", action="store_true", help="rotate, shift or scale 20%% of the training images")
     cli.add_dataset_flags(parser)
     add("--save-model", type=cli.output_file, metavar="PATH", help="save the weights (state_dict)")
@@ -301,7 +301,7 @@ def main(argv=None):
         log_interval=args.log_interval,
     )
     if args.save_model is not None:
-        weights = io.BytesIO()
+        weights = io.BytesIO()  # so that a failed write leaves no broken file
         torch.save(network.state_dict(), weights)
         cli.write_whole(args.save_model, weights.getvalue())
     if args.report is not None:

@@ -39,7 +39,7 @@ BOUNDS = {
 
 
 def train_thirds(digits, seed=42):
-    """Train three networks without and three with augmentation, in pairs on a third of the set.
+    """Train a network without and one with augmentation on each third of the training images.
 
     A mean over three networks varies less from seed to seed than one network on the whole set; the
     linear schedule makes it vary less too. So does augmenting every image (p=1).
@@ -62,9 +62,11 @@ def train_thirds(digits, seed=42):
 
 @pytest.fixture(scope="session")
 def networks(default_start, digits, request):
-    """The run of model.py and, trained while it runs, the other networks.
+    """The run of model.py, and the other networks.
 
-    `logits_without_augmentation` are those of the networks trained without it, on the test images.
+    `default_start` has started model.py, which runs while the others are trained; `default_run`
+    waits for its end, so it is asked for last. `logits_without_augmentation` are those of the
+    networks trained without it, on the test images.
     """
     torch.manual_seed(42)
     history = train(LightweightCNN(), digits, transform=augment)  # as `model.py --augment` does
@@ -242,11 +244,16 @@ def test_the_mix_changes_a_fifth_of_the_images_by_one_operation_each(monkeypatch
     """Of a million images 20% are changed, evenly by each operation, uniformly within its range.
 
     Seen from the amounts that `augment` hands to `warp`. A count may be five standard deviations
-    off: by chance that happens once in a million runs, and with a fixed generator it cannot.
+    off, which happens once in a million draws; the seed is fixed, so it does not happen here.
     For the share that is 0.2 percentage points, so a share of 19% or 21% fails.
     """
     count, amounts = 1_000_000, {}
-    monkeypatch.setattr("augment.warp", lambda images, **given: amounts.update(given) or images)
+
+    def record(images, **given):
+        amounts.update(given)
+        return images
+
+    monkeypatch.setattr("augment.warp", record)
     augment(torch.zeros(count, 1, 1, 1), generator=torch.Generator().manual_seed(1))
     degrees, right, down = amounts["degrees"], amounts["right"], amounts["down"]  # (K,) each
     factor = amounts["factor"] - 1  # 0 leaves an image as it is.

@@ -89,14 +89,14 @@ def find_ink(grey):
     window = min(grey.shape) // 8 * 2 + 1
     mean = F.avg_pool2d(grey[None], window, 1, window // 2, count_include_pad=False)[0]
     # Ink is rarer than paper, and differs more from the mean: the skewness tells which is darker.
-    dark = -1 if (grey - mean).pow(3).mean() > 0 else 1
-    paper = dark * grey[None]  # (1, H, W)
+    polarity = -1 if (grey - mean).pow(3).mean() > 0 else 1
+    paper = polarity * grey[None]  # (1, H, W)
     for sign in (1, -1):  # A square window in two steps, rows then columns, is ten times as fast.
         paper = F.max_pool2d(sign * paper, (1, window), 1, (0, window // 2))
         paper = sign * F.max_pool2d(paper, (window, 1), 1, (window // 2, 0))
-    paper = dark * paper[0]
+    paper = polarity * paper[0]
     # Relative to the lighter of the two, so that contrast is the same in a shadow.
-    return dark * (paper - grey) / torch.maximum(paper, grey).clamp(min=0.4)
+    return polarity * (paper - grey) / torch.maximum(paper, grey).clamp(min=0.4)
 
 
 def find_digit(ink):
@@ -105,17 +105,19 @@ def find_digit(ink):
     Raises:
         DataError: there is no digit, or more than one.
     """
-    darkest = ink.flatten().topk(100).values.mean().item()
-    mask = ink > max(MIN_CONTRAST, 0.4 * darkest)  # Less than half: a stroke has a soft edge.
-    # A mean of nothing is NaN, which is not above anything.
+    strongest = ink.flatten().topk(100).values.mean().item()
+    mask = ink > max(MIN_CONTRAST, 0.4 * strongest)  # Less than half: a stroke has a soft edge.
+    # If the mask is empty, its mean is NaN, and `clear` is False.
     clear = ink[mask].mean() - ink[~mask].mean() > MIN_DEVIATIONS * ink[~mask].std()
     # Grown by a pixel, to close gaps in a stroke, and at half the size, for speed: (H / 2, W / 2).
     half = F.max_pool2d(mask.float()[None], 4, stride=2, padding=1, ceil_mode=True)[0] > 0
     # What lies at the border is a frame, a shadow or a thumb.
     parts = [part for part in find_parts(half) if part.sum() == part[1:-1, 1:-1].sum()]
-    if not clear or not parts or max(parts[0].any(0).sum(), parts[0].any(1).sum()) < MIN_SIDE / 2:
+    if not clear or not parts:
         raise DataError("shows no digit that stands out")
     digit, columns = parts[0], parts[0].any(0)
+    if 2 * max(columns.sum(), digit.any(1).sum()) < MIN_SIDE:
+        raise DataError("shows no digit that stands out")
     for part in parts[1:]:
         shared = (part.any(0) & columns).sum() / part.any(0).sum()
         if part.sum() > 0.1 * parts[0].sum() and shared > 0.5:
@@ -132,7 +134,9 @@ def find_parts(mask):
     before = torch.zeros(())
     while not torch.equal(before, labels):
         before = labels
-        for _ in range(8):  # A pixel takes the highest number of its neighbours.
+        # A pixel takes the highest number of its neighbours; looking only after eight such steps
+        # whether anything has changed saves time.
+        for _ in range(8):
             labels = F.max_pool2d(labels[None], 3, 1, 1)[0] * mask
     numbers, areas = labels[mask].unique(return_counts=True)
     return [labels == numbers[k] for k in areas.argsort(descending=True)[:8]]
