@@ -125,9 +125,9 @@ def test_bounds_in_the_table_of_gates():
     """In the order of BOUNDS, each with its sign; and the badge."""
     expected = [f"{sign} {bound:,g}{unit}" for sign, bound, unit in BOUNDS.values()]
     (start,) = (i for i, row in enumerate(ROWS) if row == ["Gate", "What it asks", "Bounds"])
-    rows = ROWS[start + 1 : start + 6]
+    rows = [row for row in ROWS[start + 1 :] if len(row) == 3]
     shown = re.findall(r"[<>] [\d.,]*\d%?", " ".join(row[2] for row in rows))
-    assert shown == expected, f"README's table of gates must have these bounds: {expected}"
+    assert shown == expected, f"README's table of gates must have, in this order: {expected}"
     first = f"accuracy-%3E%20{BOUNDS['first epoch accuracy'][1]:g}%25-"
     assert first in README, f"the badge of the first epoch accuracy must have {first}"
 
