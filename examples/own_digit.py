@@ -19,6 +19,7 @@ from support.digits import DataError, centred
 SEARCH_SIDE = 256  # pixels of the longer side of a picture while its digit is searched
 MIN_SIDE = 16  # of these pixels, for the longer side of a digit
 MIN_CONTRAST = 0.15  # of ink to the paper around it
+MIN_STRENGTH = 0.4  # of ink, as a share of the strongest contrast
 MIN_DEVIATIONS = 5  # between the means of ink and paper, in standard deviations of the paper
 ADVICE = "take a picture of one handwritten digit alone, in clear contrast"
 
@@ -106,7 +107,7 @@ def find_digit(ink):
         DataError: there is no digit, or more than one.
     """
     strongest = ink.flatten().topk(100).values.mean().item()
-    mask = ink > max(MIN_CONTRAST, 0.4 * strongest)  # Less than half: a stroke has a soft edge.
+    mask = ink > max(MIN_CONTRAST, MIN_STRENGTH * strongest)
     # If the mask is empty, its mean is NaN, and `clear` is False.
     clear = ink[mask].mean() - ink[~mask].mean() > MIN_DEVIATIONS * ink[~mask].std()
     # Grown by a pixel, to close gaps in a stroke, and at half the size, for speed: (H / 2, W / 2).

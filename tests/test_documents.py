@@ -156,6 +156,7 @@ def test_every_block_of_python_is_executed_here():
 @pytest.fixture(autouse=True)
 def no_window(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
 
 
 def test_notebook_gives_the_weights_of_model_py(few_loaded, tmp_path, capsys):
