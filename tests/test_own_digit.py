@@ -280,6 +280,7 @@ def test_figure_shows_picture_image_and_probabilities(tmp_path):
     probabilities = torch.linspace(0, 1, 12)
     figure = draw_predictions([(path, image, probabilities) for path in paths])
     figure.draw_without_rendering()
+    assert figure.get_figheight() == 4.5, "2 inches for each row, and the titles"
     axes = [figure.axes[index : index + 3] for index in (0, 3)]
     for (left, middle, right), path in zip(axes, paths, strict=True):
         assert torch.equal(torch.from_numpy(left.images[0].get_array().data), read_grey(path))
@@ -288,5 +289,6 @@ def test_figure_shows_picture_image_and_probabilities(tmp_path):
         colours = [bar.get_facecolor()[:3] for bar in right.patches]
         assert colours.index((0, 0, 0)) == 11, "the most probable class is black"
         assert list(right.get_xticks()) == list(range(12))
+        assert (right.get_ylim(), list(right.get_yticks())) == ((0, 1), [0, 0.5, 1])
     assert axes[0][0].get_xlabel() == "$7$.png"
     assert axes[1][0].get_xlabel() == "longlonglo...onglong.png"
