@@ -175,7 +175,7 @@ def train(
             optimizer.step()
             scheduler.step()  # sets the learning rate of the next update
 
-            if not math.isfinite(loss.item()):  # The update has spoiled the weights.
+            if not math.isfinite(loss.item()):  # The weights are spoiled, so stop.
                 message = "the loss is not finite; try a smaller learning rate (--lr)"
                 raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
             # Sums over this epoch's images so far.
