@@ -1,7 +1,7 @@
 """Predict handwritten digits on pictures of your own.
 
 `python model.py --save-model weights.pt` trains the network, and
-`python examples/own_digit.py digit.png --weights weights.pt` predicts the digit on digit.png.
+`python examples/own_digit.py digit.jpg --weights weights.pt` predicts the digit on digit.jpg.
 """
 
 import sys
