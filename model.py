@@ -70,8 +70,8 @@ def count_parameters(network):
 
 # --- Training ---------------------------------------------------------------------------------
 
-# Learning rate schedules. Each takes the share of training that is done, from 0 at the start to 1
-# at the end, and returns the factor by which the learning rate is multiplied.
+# Learning rate schedules. Each takes the share of all updates that are done, from 0 at the start to
+# 1 at the end, and returns the factor by which the learning rate is multiplied.
 SCHEDULES = {
     "constant": lambda share: 1.0,
     "linear": lambda share: 1.0 - share,
@@ -101,7 +101,7 @@ def to_float(images):
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-@one_thread()  # so that the number of cores does not change the weights
+@one_thread()  # so that rounding, and with it the weights, does not depend on the number of cores
 def train(
     network,
     digits,
@@ -115,14 +115,16 @@ def train(
 ):
     """Train `network` on one thread, log the progress, and leave the network in eval mode.
 
-    Each epoch draws the order of its images; then each batch draws what `transform` does and which
-    features dropout drops. These numbers, and those of a new network's first weights, come from
-    torch's global generator. So after `torch.manual_seed(42)`, `train(LightweightCNN(), digits)`
-    gives the same weights as `python model.py`. Another call trains further, with a new optimizer.
+    Three things are random: the order of the images in each epoch and, in each batch, what
+    `transform` does and which features dropout drops. All of them, and the first weights of a new
+    network, are drawn from torch's global generator. So after `torch.manual_seed(42)`,
+    `train(LightweightCNN(), digits)` gives the weights of `python model.py`, whose seed is 42.
+
+    Another call with the same network trains it further, with a new optimizer.
 
     Args:
         network: maps float32 `(B, 1, 28, 28)` to logits `(B, CLASSES)`.
-        digits: the `Digits` to train and test on. For a subset, pass
+        digits: the `Digits` to train and test on, a named tuple. For a subset, pass
             `digits._replace(images=digits.images[:6000], labels=digits.labels[:6000])`.
         epochs: passes over the training images.
         batch_size: images per update; a larger number than there are images means all of them.
@@ -147,22 +149,23 @@ def train(
     # fused=True updates all parameters in one call, which is faster.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # LambdaLR passes the number of updates that are done: 0 for the first update.
+    # The learning rate of an update is lr * schedule(share of all updates that precede it).
+    # LambdaLR counts the updates that are done.
     updates = epochs * batches
-    factor = SCHEDULES[lr_schedule]
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: factor(done / updates))
+    schedule = SCHEDULES[lr_schedule]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done / updates))
 
     mnist = digits.name == "MNIST"
     log("Starting MNIST Training" if mnist else f"Starting Training on {digits.name}")
     log(f"Model initialized with {count_parameters(network):,} parameters")
     log_configuration(optimizer, lr_schedule, criterion, batch_size, batches, transform)
     history = []
-    width = len(f"{batches}/{batches},")  # of the column with the batch numbers in the log
+    width = len(f"{batches}/{batches},")  # of the longest batch number, to align the log
     for epoch in range(1, epochs + 1):
         log(f"Starting Epoch {epoch}")
         network.train()
         progress, loss_sum, correct, seen = [], 0.0, 0, 0
-        order = torch.randperm(len(images))
+        order = torch.randperm(len(images))  # of the images, split below into batches
         for batch, indices in enumerate(order.split(batch_size), start=1):
             x = to_float(images[indices])  # (B, 1, 28, 28)
             y = labels[indices]  # (B,)
@@ -175,7 +178,7 @@ def train(
             optimizer.step()
             scheduler.step()  # sets the learning rate of the next update
 
-            if not math.isfinite(loss.item()):  # The weights are spoiled, so stop.
+            if not math.isfinite(loss.item()):  # Probably an earlier update broke the weights.
                 message = "the loss is not finite; try a smaller learning rate (--lr)"
                 raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
             # Sums over this epoch's images so far.
@@ -191,10 +194,10 @@ def train(
         result = f"Final Loss: {mean_loss:.4f}, Final Accuracy: {accuracy:.2f}%"
         log(f"Epoch {epoch} completed - {result}")
         test_accuracy = evaluate(network, digits.test_images, digits.test_labels)
-        if epochs > 1:  # After a single epoch, the last line of the log says it.
+        if epochs > 1:  # With a single epoch, the last line of the log shows it.
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
         history.append(Epoch(progress, test_accuracy))
-    network.eval()  # ready to predict
+    network.eval()  # evaluate has put it back into train mode.
     log("Training completed!")
     log(f"Final first epoch accuracy: {history[0].progress[-1].accuracy:.2f}%")
     of_digits = "" if mnist else f" of {digits.name}"
