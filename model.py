@@ -117,8 +117,8 @@ def train(
 
     Three things are random: the order of the images in each epoch and, in each batch, what
     `transform` does and which features dropout drops. All of them, and the first weights of a new
-    network, are drawn from torch's global generator. So after `torch.manual_seed(42)`,
-    `train(LightweightCNN(), digits)` gives the weights of `python model.py`, whose seed is 42.
+    network, are drawn from torch's global generator. So a LightweightCNN that is made after
+    `torch.manual_seed(42)`, and then trained, gets the weights of `python model.py`.
 
     Another call with the same network trains it further, with a new optimizer.
 
@@ -149,8 +149,8 @@ def train(
     # fused=True updates all parameters in one call, which is faster.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # The learning rate of an update is lr * schedule(share of all updates that precede it).
-    # LambdaLR counts the updates that are done.
+    # For each update, LambdaLR multiplies lr by what its function returns for the number of updates
+    # that are done.
     updates = epochs * batches
     schedule = SCHEDULES[lr_schedule]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done / updates))
@@ -160,7 +160,7 @@ def train(
     log(f"Model initialized with {count_parameters(network):,} parameters")
     log_configuration(optimizer, lr_schedule, criterion, batch_size, batches, transform)
     history = []
-    width = len(f"{batches}/{batches},")  # of the longest batch number, to align the log
+    width = len(f"{batches}/{batches},")  # of the longest "batch/batches," in the log
     for epoch in range(1, epochs + 1):
         log(f"Starting Epoch {epoch}")
         network.train()
@@ -174,13 +174,13 @@ def train(
             optimizer.zero_grad()
             logits = network(x)  # (B, CLASSES)
             loss = criterion(logits, y)
+            if not math.isfinite(loss.item()):
+                message = "the loss is not finite; try a smaller learning rate (--lr)"
+                raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
             loss.backward()
             optimizer.step()
             scheduler.step()  # sets the learning rate of the next update
 
-            if not math.isfinite(loss.item()):  # Probably an earlier update broke the weights.
-                message = "the loss is not finite; try a smaller learning rate (--lr)"
-                raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
             # Sums over this epoch's images so far.
             loss_sum += loss.item() * len(y)  # since the last batch may be smaller
             correct += (logits.argmax(1) == y).sum().item()
@@ -197,8 +197,9 @@ def train(
         if epochs > 1:  # With a single epoch, the last line of the log shows it.
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
         history.append(Epoch(progress, test_accuracy))
-    network.eval()  # evaluate has put it back into train mode.
+    network.eval()  # evaluate has left it in train mode.
     log("Training completed!")
+    # The specification asks for the first epoch, however many there are.
     log(f"Final first epoch accuracy: {history[0].progress[-1].accuracy:.2f}%")
     of_digits = "" if mnist else f" of {digits.name}"
     log(f"Accuracy on {len(digits.test_images):,} test images{of_digits}: {test_accuracy:.2f}%")
