@@ -118,7 +118,8 @@ def train(
     Three things are random: the order of the images in each epoch and, in each batch, what
     `transform` does and which features dropout drops. All of them, and the first weights of a new
     network, are drawn from torch's global generator. So a LightweightCNN that is made after
-    `torch.manual_seed(42)`, and then trained, gets the weights of `python model.py`.
+    `torch.manual_seed(42)`, and trained on MNIST as by default, ends with the same weights as the
+    one that `python model.py` trains.
 
     Another call with the same network trains it further, with a new optimizer.
 
@@ -149,8 +150,8 @@ def train(
     # fused=True updates all parameters in one call, which is faster.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # For each update, LambdaLR multiplies lr by what its function returns for the number of updates
-    # that are done.
+    # LambdaLR calls its function with the number of updates done so far. The learning rate of the
+    # next update is the first one, lr, times the result.
     updates = epochs * batches
     schedule = SCHEDULES[lr_schedule]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done / updates))
@@ -160,7 +161,7 @@ def train(
     log(f"Model initialized with {count_parameters(network):,} parameters")
     log_configuration(optimizer, lr_schedule, criterion, batch_size, batches, transform)
     history = []
-    width = len(f"{batches}/{batches},")  # of the longest "batch/batches," in the log
+    width = len(f"{batches}/{batches},")  # The log pads "batch/batches," to this width.
     for epoch in range(1, epochs + 1):
         log(f"Starting Epoch {epoch}")
         network.train()
@@ -197,9 +198,9 @@ def train(
         if epochs > 1:  # With a single epoch, the last line of the log shows it.
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
         history.append(Epoch(progress, test_accuracy))
-    network.eval()  # evaluate has left it in train mode.
+    network.eval()  # evaluate restores the mode that it finds: train mode.
     log("Training completed!")
-    # The specification asks for the first epoch, however many there are.
+    # Also after several epochs, this is the accuracy of the first.
     log(f"Final first epoch accuracy: {history[0].progress[-1].accuracy:.2f}%")
     of_digits = "" if mnist else f" of {digits.name}"
     log(f"Accuracy on {len(digits.test_images):,} test images{of_digits}: {test_accuracy:.2f}%")
