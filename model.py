@@ -118,8 +118,8 @@ def train(
     Three things are random: the order of the images in each epoch and, in each batch, what
     `transform` does and which features dropout drops. All of them, and the first weights of a new
     network, are drawn from torch's global generator. So a LightweightCNN that is made after
-    `torch.manual_seed(42)`, and trained on MNIST as by default, ends with the same weights as the
-    one that `python model.py` trains.
+    `torch.manual_seed(42)`, and trained on MNIST with the default arguments, ends with the same
+    weights as the one that `python model.py` trains.
 
     Another call with the same network trains it further, with a new optimizer.
 
@@ -151,7 +151,7 @@ def train(
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
     # LambdaLR calls its function with the number of updates done so far. The learning rate of the
-    # next update is the first one, lr, times the result.
+    # next update is lr, always the initial one, times the result.
     updates = epochs * batches
     schedule = SCHEDULES[lr_schedule]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done / updates))
@@ -198,7 +198,7 @@ def train(
         if epochs > 1:  # With a single epoch, the last line of the log shows it.
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
         history.append(Epoch(progress, test_accuracy))
-    network.eval()  # evaluate restores the mode that it finds: train mode.
+    network.eval()  # evaluate has put it back into train mode.
     log("Training completed!")
     # Also after several epochs, this is the accuracy of the first.
     log(f"Final first epoch accuracy: {history[0].progress[-1].accuracy:.2f}%")
