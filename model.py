@@ -115,8 +115,8 @@ def train(
 ):
     """Train `network` on one thread, log the progress, and leave the network in eval mode.
 
-    Three things are random: the order of the images in each epoch and, in each batch, what
-    `transform` does and which features dropout drops. All of them, and the first weights of a new
+    Three things are random: the order of the images in each epoch and, in each batch, which changes
+    `augment` makes and which features dropout drops. All of them, and the first weights of a new
     network, are drawn from torch's global generator. So a LightweightCNN that is made after
     `torch.manual_seed(42)`, and trained on MNIST with the default arguments, ends with the same
     weights as the one that `python model.py` trains.
@@ -150,8 +150,8 @@ def train(
     # fused=True updates all parameters in one call, which is faster.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # LambdaLR calls its function with the number of updates done so far. The learning rate of the
-    # next update is lr, always the initial one, times the result.
+    # The learning rate of each update is lr * schedule(updates done before it / all updates).
+    # LambdaLR counts the updates that are done.
     updates = epochs * batches
     schedule = SCHEDULES[lr_schedule]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done / updates))
@@ -198,10 +198,10 @@ def train(
         if epochs > 1:  # With a single epoch, the last line of the log shows it.
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
         history.append(Epoch(progress, test_accuracy))
-    network.eval()  # evaluate has put it back into train mode.
+    network.eval()  # so that the caller can predict
     log("Training completed!")
-    # Also after several epochs, this is the accuracy of the first.
-    log(f"Final first epoch accuracy: {history[0].progress[-1].accuracy:.2f}%")
+    first_epoch_accuracy = history[0].progress[-1].accuracy  # over all its training images
+    log(f"Final first epoch accuracy: {first_epoch_accuracy:.2f}%")
     of_digits = "" if mnist else f" of {digits.name}"
     log(f"Accuracy on {len(digits.test_images):,} test images{of_digits}: {test_accuracy:.2f}%")
     return history
