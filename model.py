@@ -129,7 +129,7 @@ def train(
             `digits._replace(images=digits.images[:6000], labels=digits.labels[:6000])`.
         epochs: passes over the training images.
         batch_size: images per update; a larger number than there are images means all of them.
-        lr: the learning rate at the start.
+        lr: the learning rate, by which the factors of `lr_schedule` are multiplied.
         lr_schedule: a name in SCHEDULES.
         transform: changes each batch, float32 `(B, 1, 28, 28)` in [0, 1], before the network.
         log_interval: batches between two lines of the log. It goes to stdout, and
@@ -275,7 +275,7 @@ def parse_args(argv=None):
     add, positive = parser.add_argument, cli.positive_int  # so that a flag fits on a line
     add("--epochs", type=positive, default=1, metavar="N", help="passes over the training images")
     add("--batch-size", type=positive, default=32, metavar="N", help="images per update")
-    add("--lr", type=cli.learning_rate, default=0.003, metavar="LR", help="first learning rate")
+    add("--lr", type=cli.learning_rate, default=0.003, metavar="LR", help="learning rate")
     add("--lr-schedule", choices=SCHEDULES, default="constant", help="linear: the rate falls to 0")
     add("--seed", type=cli.seed, default=42, metavar="S", help="seed of all random choices")
     add("--log-interval", type=positive, default=100, metavar="N", help="batches per log line")

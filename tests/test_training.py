@@ -78,7 +78,7 @@ def test_train_equals_the_plain_loop(float64, lr_schedule, transform):
 
 
 def test_unknown_schedule_is_an_error_that_names_the_known_ones(few_digits):
-    with pytest.raises(ValueError, match="must be one of constant, linear, got 'cosin'"):
+    with pytest.raises(ValueError, match=f"one of {', '.join(model.SCHEDULES)}, got 'cosin'"):
         train(LightweightCNN(), few_digits, lr_schedule="cosin")
 
 
