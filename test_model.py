@@ -27,8 +27,8 @@ BOUNDS = {
     "test accuracy, mean of three": (">", 97.5, "%"),
     "lowest digit": (">", 95.5, "%"),
     "smallest gradient norm": (">", 3e-3, ""),
-    "largest gradient norm": ("<", 8.0, ""),
     "gradient norm of biases before batch norm": ("<", 3e-3, ""),
+    "largest gradient norm": ("<", 8.0, ""),
     "accuracy, noise 0.1": (">", 96.5, "%"),
     "accuracy, noise 0.2": (">", 76.0, "%"),
     "errors saved by augmentation": (">", 12.0, "%"),
@@ -177,8 +177,8 @@ def test_gradients_flow_to_every_parameter(digits, gate):
     gate(
         {
             "smallest gradient norm": min(norms),
-            "largest gradient norm": max(norms),
             "gradient norm of biases before batch norm": max(norms_before_batch_norm),
+            "largest gradient norm": max(norms),
         }
     )
 

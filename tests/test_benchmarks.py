@@ -46,7 +46,7 @@ def test_worst_run_and_numbers_of_runs_in_readme():
     worst = min(runs, key=lambda line: line["metrics"]["test accuracy"])
     pages = 60 * sum(line["part"] == "photographs" for line in lines)
     assert README.count(f" of {pages} ") == 2, f"README: {pages} digits and {pages} empty pages"
-    assert f"Over {len(runs)} runs" in README, f"README: the number of runs is {len(runs)}"
+    assert f"Across {len(runs)} runs" in README, f"README: the number of runs is {len(runs)}"
     accuracy = f"{worst['metrics']['test accuracy']:.2f}% in the worst run"
     assert accuracy in README, f"README: the worst run is {accuracy}"
     seed = f"seed {worst['seed']} on the {worst['machine'].split()[0]} processor"

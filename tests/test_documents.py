@@ -229,6 +229,6 @@ def test_recipe_for_a_validation_set(few_loaded, capsys):
     validation, log = names["validation"], capsys.readouterr().out
     assert torch.equal(torch.cat([validation.images, validation.test_images]), few_loaded.images)
     assert torch.equal(torch.cat([validation.labels, validation.test_labels]), few_loaded.labels)
-    shown = re.findall(r"^learning rate (\S+): validation accuracy \d+\.\d\d%$", log, re.M)
+    shown = re.findall(r"^learning rate (\S+): validation accuracy [\d.]+ to [\d.]+%$", log, re.M)
     assert shown == ["0.001", "0.003", "0.01"]
     assert len(names["history"]) == 1 and len(validation.labels.unique()) == CLASSES
