@@ -117,7 +117,7 @@ def main(argv=None):
     )
     add_dataset_flags(parser)
     args = parser.parse_args(argv)
-    from support.sheet import draw_samples  # matplotlib takes a second to import.
+    from support.sheet import draw_samples  # matplotlib is slow to import.
 
     digits = load_digits(args.dataset, args.data_dir)
     # Only MNIST's sheet is committed, and no other may replace it unasked.

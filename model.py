@@ -233,7 +233,7 @@ def log_configuration(optimizer, lr_schedule, criterion, batch_size, batches, tr
 
 @one_thread()
 @torch.no_grad()
-def predict(network, images, batch_size=100):
+def predict(network, images):
     """Return the logits of `network`, float32 `(N, CLASSES)`, in eval mode and without gradients.
 
     The network is left in its original mode.
@@ -243,7 +243,8 @@ def predict(network, images, batch_size=100):
     """
     was_training = network.training
     network.eval()
-    logits = torch.cat([network(to_float(batch)) for batch in images.split(batch_size)])
+    batches = images.split(100)  # to bound the memory
+    logits = torch.cat([network(to_float(batch)) for batch in batches])
     network.train(was_training)
     return logits
 
@@ -310,7 +311,7 @@ def main(argv=None):
         torch.save(network.state_dict(), weights)
         cli.write_whole(args.save_model, weights.getvalue())
     if args.report is not None:
-        from support.report import draw_report  # matplotlib takes a second to import.
+        from support.report import draw_report  # matplotlib is slow to import.
 
         logits = predict(network, digits.test_images)
         cli.write_picture(args.report, draw_report, history, digits, logits, args.seed)

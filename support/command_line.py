@@ -132,7 +132,7 @@ def write_picture(path, draw, *args):
 
     It is drawn with matplotlib's defaults, whatever the user's settings are. Raises OSError.
     """
-    import matplotlib.style  # It takes a second to import, and training never draws.
+    import matplotlib.style  # It is slow to import, and training never draws.
 
     picture = io.BytesIO()
     with matplotlib.style.context("default"), warnings.catch_warnings():

@@ -80,7 +80,7 @@ def load_mnist(data_dir):
     The files may be the original .gz archives, as on a machine without network: torchvision unpacks
     them. What is read is checked by its SHA-256, every time.
     """
-    from torchvision.datasets import mnist  # It takes a second to import.
+    from torchvision.datasets import mnist  # It is slow to import.
 
     raw = data_dir / "MNIST" / "raw"
     if not all((raw / file).is_file() for file in FILES):

@@ -9,16 +9,19 @@ from support.digits import CLASSES
 BOUND = 95  # percent, of the first epoch accuracy
 
 
-def confusion_matrix(labels, predictions, classes=CLASSES):
-    """Return how often each digit (rows) was predicted as each (columns), int64 `(C, C)`.
+def confusion_matrix(labels, predictions):
+    """Return how often each digit (rows) was predicted as each (columns).
 
     In a notebook, `predict(network, digits.test_images).argmax(1)` has the predictions.
 
     Args:
-        labels, predictions: int64 `(N,)` from 0, below `classes`.
+        labels, predictions: int64 `(N,)` from 0, below CLASSES.
+
+    Returns:
+        int64 `(CLASSES, CLASSES)`.
     """
-    pairs = classes * labels + predictions  # (N,)
-    return pairs.bincount(minlength=classes**2).view(classes, classes)
+    pairs = CLASSES * labels + predictions  # (N,)
+    return pairs.bincount(minlength=CLASSES**2).view(CLASSES, CLASSES)
 
 
 def most_confident_mistakes(labels, logits, count=20):
@@ -58,8 +61,7 @@ def draw_report(history, digits, logits, seed):
         draw_mistakes(bottom, rows, digits, predictions, indices, confidence)
     left, right = top.subfigures(1, 2, facecolor="0.88")
     draw_curves(left, history)
-    counts = confusion_matrix(digits.test_labels, predictions, logits.shape[1])
-    draw_confusion(right.subplots(), counts)
+    draw_confusion(right.subplots(), confusion_matrix(digits.test_labels, predictions))
     figure.suptitle(
         f"{digits.name}: {history[-1].test_accuracy:.2f}% test accuracy "
         f"({len(predictions):,} images, seed {seed})"

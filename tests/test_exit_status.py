@@ -19,7 +19,7 @@ from support.digits import ROOT
 
 @pytest.mark.parametrize("script", ["model.py", "augment.py"])
 def test_bad_data_ends_with_one_line_and_status_1(tmp_path, script, monkeypatch, capsys):
-    """Run as a script; in this process, since to import torch takes a second."""
+    """Run as a script; in this process, since torch is slow to import."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for file in FILES:

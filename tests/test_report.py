@@ -74,7 +74,7 @@ def test_report_shows_history_counts_and_mistakes():
     shown = {text.get_position()[::-1]: text.get_text() for text in matrix.texts}
     assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("True digit", "Predicted digit")
     assert matrix.get_title() == "Confusion matrix, mistakes shaded"
-    assert list(matrix.get_xticks()) == list(matrix.get_yticks()) == list(range(10))
+    assert list(matrix.get_xticks()) == list(matrix.get_yticks()) == list(range(CLASSES))
     assert (shown[0, 0], shown[9, 0]) == ("3", "3"), "true 0 and true 9, predicted 0"
     assert (0, 1) not in shown, "a zero is not written"
     assert len(mistakes) == 20
