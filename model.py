@@ -70,8 +70,8 @@ def count_parameters(network):
 
 # --- Training ---------------------------------------------------------------------------------
 
-# Learning rate schedules. Each takes the share of all updates that are done, from 0 at the start to
-# 1 at the end, and returns the factor by which the learning rate is multiplied.
+# Learning rate schedules. Each takes the share of all updates that are done, from 0 before the
+# first to 1 after the last, and returns the factor by which the learning rate is multiplied.
 SCHEDULES = {
     "constant": lambda share: 1.0,
     "linear": lambda share: 1.0 - share,
@@ -115,9 +115,9 @@ def train(
 ):
     """Train `network` on one thread, log the progress, and leave the network in eval mode.
 
-    Three things are random: the order of the images in each epoch and, in each batch, which
-    features dropout drops and, if `transform` is `augment`, which changes it makes. All of them,
-    and the first weights of a new network, are drawn from torch's global generator. So a
+    Three things are random: the order of the images in each epoch, the features that dropout drops
+    in each batch, and the changes that `augment` makes there, if it is the `transform`. All of
+    them, and the first weights of a new network, are drawn from torch's global generator. So a
     LightweightCNN that is made after `torch.manual_seed(42)`, and trained on MNIST with the default
     arguments, ends with the same weights as the one that `python model.py` trains.
 
@@ -150,8 +150,8 @@ def train(
     # fused=True updates all parameters in one call, which is faster.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
-    # The learning rate of an update is lr * schedule(updates done before it / all updates). `done`
-    # is the number of calls of scheduler.step() so far: one after each update.
+    # The learning rate of an update is lr * schedule(updates done before it / all updates).
+    # LambdaLR passes `done`, its count of the calls of scheduler.step(): 0 for the first update.
     updates = epochs * batches
     schedule = SCHEDULES[lr_schedule]
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: schedule(done / updates))
@@ -161,7 +161,7 @@ def train(
     log(f"Model initialized with {count_parameters(network):,} parameters")
     log_configuration(optimizer, lr_schedule, criterion, batch_size, batches, transform)
     history = []
-    width = len(f"{batches}/{batches},")  # of the last batch; the log pads the others to it
+    width = len(f"{batches}/{batches},")  # "100/1875," is padded like "1875/1875,".
     for epoch in range(1, epochs + 1):
         log(f"Starting Epoch {epoch}")
         network.train()
@@ -200,7 +200,7 @@ def train(
         history.append(Epoch(progress, test_accuracy))
     network.eval()  # so that the caller can predict
     log("Training completed!")
-    first_epoch_accuracy = history[0].progress[-1].accuracy  # however many epochs follow
+    first_epoch_accuracy = history[0].progress[-1].accuracy  # of training; more epochs may follow
     log(f"Final first epoch accuracy: {first_epoch_accuracy:.2f}%")
     of_digits = "" if mnist else f" of {digits.name}"
     log(f"Accuracy on {len(digits.test_images):,} test images{of_digits}: {test_accuracy:.2f}%")
