@@ -1,6 +1,5 @@
 """The same layers and recipe as tutorials write them, for benchmarks/speed.py to compare with."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -12,9 +11,7 @@ from torchvision import datasets, transforms
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from model import LightweightCNN
-from support.digits import ROOT
-
-DATA_DIR = os.environ.get("MNIST_DATA_DIR") or ROOT / "data"
+from support.dataset import data_folder
 
 
 class TextbookCNN(LightweightCNN):
@@ -33,15 +30,16 @@ class TextbookCNN(LightweightCNN):
 
 
 def loader(train):
-    data = datasets.MNIST(DATA_DIR, train=train, transform=transforms.ToTensor())
+    data = datasets.MNIST(data_folder(), train=train, transform=transforms.ToTensor())
     return DataLoader(data, batch_size=32 if train else 1000, shuffle=train, num_workers=1)
 
 
-def train(network, training, test, optimizer):
-    """Train for one epoch and test; return the accuracies in percent."""
-    network.train()
-    correct = seen = 0
-    for images, labels in training:
+if __name__ == "__main__":
+    torch.manual_seed(42)
+    network = TextbookCNN()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
+    correct = 0
+    for images, labels in loader(train=True):
         optimizer.zero_grad()
         logits = network(images)
         loss = F.cross_entropy(logits, labels)
@@ -49,20 +47,7 @@ def train(network, training, test, optimizer):
         optimizer.step()
         loss.item()  # as for a log
         correct += (logits.argmax(1) == labels).sum().item()
-        seen += len(labels)
     network.eval()
     with torch.no_grad():
-        right = sum((network(x).argmax(1) == y).sum().item() for x, y in test)
-    return 100 * correct / seen, 100 * right / len(test.dataset)
-
-
-def main():
-    torch.manual_seed(42)
-    network = TextbookCNN()
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
-    first, test = train(network, loader(train=True), loader(train=False), optimizer)
-    print(f"First epoch accuracy: {first:.2f}%, test accuracy: {test:.2f}%")
-
-
-if __name__ == "__main__":
-    main()
+        right = sum((network(x).argmax(1) == y).sum().item() for x, y in loader(train=False))
+    print(f"First epoch accuracy: {correct / 600:.2f}%, test accuracy: {right / 100:.2f}%")
