@@ -9,13 +9,7 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from support.command_line import (
-    ArgumentParser,
-    add_dataset_flags,
-    picture_file,
-    run,
-    write_picture,
-)
+from support import command_line as cli
 from support.dataset import load_digits
 from support.digits import ROOT
 
@@ -107,15 +101,17 @@ SAMPLES = {
 
 def main(argv=None):
     """Draw the sample sheet as the flags say."""
-    parser = ArgumentParser(description="Draw a digit of each class, and what augmentation does.")
+    parser = cli.ArgumentParser(
+        description="Draw a digit of each class, and what augmentation does."
+    )
     parser.add_argument(
         "--output",
-        type=picture_file,
+        type=cli.picture_file,
         metavar="PATH",
         help="picture to write: .png, .pdf or .svg (default: augmentation_samples.png beside "
         "augment.py, or augmentation_samples_NAME.png if the digits are not MNIST's)",
     )
-    add_dataset_flags(parser)
+    cli.add_dataset_flags(parser)
     args = parser.parse_args(argv)
     from support.sheet import draw_samples  # matplotlib is slow to import.
 
@@ -123,8 +119,8 @@ def main(argv=None):
     # Only MNIST's sheet is committed, and no other may replace it unasked.
     name = "" if digits.name == "MNIST" else "_" + digits.name.removesuffix(" digits")
     path = args.output or ROOT / f"augmentation_samples{name}.png"
-    write_picture(path, draw_samples, digits, SAMPLES)
+    cli.write_picture(path, draw_samples, digits, SAMPLES)
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(cli.run(main))

@@ -14,7 +14,7 @@ import torch
 
 from model import LightweightCNN
 from support.command_line import dataset_name
-from support.dataset import SOURCES, load_digits
+from support.dataset import SOURCES, default_dataset, load_digits
 from support.digits import ROOT
 
 
@@ -22,7 +22,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--dataset",
         type=dataset_name,
-        default=os.environ.get("MNIST_DATASET") or "auto",
+        default=default_dataset(),
         metavar="{" + ",".join(SOURCES) + "}",
         help="digits that the tests train on (default: $MNIST_DATASET or auto)",
     )
@@ -51,7 +51,7 @@ def hold(metrics, bounds, dataset, record_property):
         number = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
         shown = f"{value:.2f}%" if unit == "%" else number + unit
         limit = f"{sign} {bound:,g}{unit}"
-        record_property(name, f"{shown}; {limit}; {'kept' if kept else '**BROKEN**'}; {dataset}")
+        record_property(name, (shown, limit, "kept" if kept else "**BROKEN**", dataset))
         if not kept:
             broken.append(f"{name}: {shown}, must be {limit}")
     if broken:
@@ -66,13 +66,16 @@ def gate(request, digits, record_property):
 
 def pytest_terminal_summary(terminalreporter):
     """Print the metrics as a Markdown table, and append it to the summary of a GitHub job."""
-    reports = [r for several in terminalreporter.stats.values() for r in several]
-    reports = [r for r in reports if getattr(r, "when", None) == "call" and r.user_properties]
-    if not reports:
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    rows = [
+        (name, *cells)
+        for report in sorted(reports, key=lambda report: report.location[:2])
+        for name, cells in report.user_properties
+        if report.when == "call"
+    ]
+    if not rows:
         return
-    rows = [("metric", "value", "bound", "kept", "dataset")]
-    for report in sorted(reports, key=lambda report: report.location[:2]):
-        rows += [(name, *text.split("; ", 3)) for name, text in report.user_properties]
+    rows.insert(0, ("metric", "value", "bound", "kept", "dataset"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     lines = [f"Python {platform.python_version()}, torch {torch.__version__}", ""]
@@ -86,16 +89,9 @@ def pytest_terminal_summary(terminalreporter):
             summary.write("\n".join(["", *lines, ""]))
 
 
-# --- A run of model.py --------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="session")
 def default_start(digits, pytestconfig, tmp_path_factory):
-    """`python model.py` on the same digits: its process, and the folder into which it writes.
-
-    It is only started here, because it then trains beside the networks of test_model.py. That saves
-    the time of one epoch.
-    """
+    """`python model.py` on the same digits: its process, and the folder into which it writes."""
     dataset = pytestconfig.getoption("--dataset")
     if dataset == "auto":  # A second process must not search, and warn, again.
         dataset = "mnist" if digits.name == "MNIST" else "rendered"

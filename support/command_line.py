@@ -2,17 +2,20 @@
 
 import argparse
 import contextlib
+import errno
 import io
 import math
 import os
 import secrets
+import shutil
+import signal
 import stat
 import sys
 import tempfile
 import warnings
 from pathlib import Path
 
-from support.dataset import SOURCES
+from support.dataset import SOURCES, default_dataset
 from support.digits import DataError
 
 EXIT_STATUS = """Exit status: 0 done; 1 unusable data or pictures, training that diverges, too
@@ -72,7 +75,7 @@ def output_file(text):
     An existing file is not changed.
     """
     try:
-        path = Path(text).expanduser()
+        path = Path(text).expanduser()  # a RuntimeError if "~user" is nobody
         if path.is_dir() or text.endswith(("/", os.sep)):
             raise argparse.ArgumentTypeError(f"{text!r} is a folder; add the name of a file")
         with contextlib.suppress(FileNotFoundError):
@@ -80,8 +83,9 @@ def output_file(text):
                 raise argparse.ArgumentTypeError(f"{text!r} is not a regular file")
             path.open("r+b").close()  # Tried, since os.access() is unreliable.
         tempfile.TemporaryFile(dir=path.resolve().parent).close()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot write {text}: {error.strerror}") from error
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", error)
+        raise argparse.ArgumentTypeError(f"cannot write {text}: {reason}") from error
     return path
 
 
@@ -97,7 +101,7 @@ def add_dataset_flags(parser):
     parser.add_argument(
         "--dataset",
         type=dataset_name,
-        default=os.environ.get("MNIST_DATASET") or "auto",
+        default=default_dataset(),
         metavar="{" + ",".join(SOURCES) + "}",
         help="auto: MNIST or, if it is absent and cannot be downloaded, a warning and rendered "
         "digits; mnist: MNIST or an error; rendered: digits drawn from fonts. $MNIST_DATASET sets "
@@ -119,6 +123,8 @@ def write_whole(path, content):
     part = target.with_name(f"{target.name[:40]}.{secrets.token_hex(8)}.part")
     try:
         part.write_bytes(content)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(target, part)
         part.replace(target)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -161,15 +167,22 @@ def run(main, argv=None):
         print(end="", flush=True)  # Here, not at exit, an error can still be reported.
         return status or 0
     except KeyboardInterrupt:
+        if os.name == "posix":  # A shell ends its loop only if a signal has ended the process.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 141
     except MemoryError:
         return fail("out of memory")
     except RuntimeError as error:
         if "DefaultCPUAllocator" in str(error):  # torch has no class of its own for it.
             return fail("out of memory")
         raise
-    except (DataError, FloatingPointError, OSError) as error:
+    except (DataError, FloatingPointError) as error:
+        return fail(error)
+    except OSError as error:
+        # Windows may say EINVAL of a closed pipe (python/cpython#79935), which has no file name.
+        windows = os.name == "nt" and error.errno == errno.EINVAL and error.filename is None
+        if isinstance(error, BrokenPipeError) or windows:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+            return 141
         return fail(error)

@@ -27,12 +27,31 @@ class MnistUnavailable(DataError):
     """MNIST is absent and could not be downloaded, as opposed to incomplete or damaged."""
 
 
-def load_digits(dataset="auto", data_dir=None):
+def default_dataset():
+    """Return the name that `$MNIST_DATASET` sets, or "auto"."""
+    return os.environ.get("MNIST_DATASET") or "auto"
+
+
+def data_folder(data_dir=None):
+    """Return the full Path of `data_dir`, or of `$MNIST_DATA_DIR`, or of `data` beside model.py.
+
+    Raises:
+        DataError: it begins with the home of a user who does not exist.
+    """
+    data_dir = Path(data_dir or os.environ.get("MNIST_DATA_DIR") or ROOT / "data")
+    try:
+        return data_dir.expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(f"there is no folder {data_dir}: {error}") from error
+
+
+def load_digits(dataset=None, data_dir=None):
     """Return the training and test digits.
 
     Args:
         dataset: a name in SOURCES. "mnist"; "rendered"; or "auto" for MNIST if it is there or can
-            be downloaded, and otherwise a warning and rendered digits.
+            be downloaded, and otherwise a warning and rendered digits. If None, `$MNIST_DATASET`
+            or else "auto".
         data_dir: the folder that holds or gets `MNIST/raw`. If None, `$MNIST_DATA_DIR` or else
             `data` beside model.py.
 
@@ -40,19 +59,20 @@ def load_digits(dataset="auto", data_dir=None):
         Digits, named "MNIST" or "rendered digits", or as another source calls them.
 
     Raises:
-        DataError: a file of MNIST is missing, damaged or unreadable (with "auto", only if others
-            are there), or the tensors of another source are not as Digits says.
+        DataError: a file of MNIST is missing or damaged (with "auto", only if others are there),
+            or the tensors of another source are not as Digits says.
+        OSError: a file cannot be read.
         ValueError: `dataset` is unknown.
     """
+    dataset = dataset or default_dataset()
     if dataset not in SOURCES:
         raise ValueError(f"dataset must be one of {', '.join(SOURCES)}, got {dataset!r}")
-    data_dir = Path(data_dir or os.environ.get("MNIST_DATA_DIR") or ROOT / "data")
     try:
-        digits = SOURCES[dataset](data_dir.expanduser().absolute())
+        digits = SOURCES[dataset](data_folder(data_dir))
     except FileNotFoundError as error:
-        raise DataError(
-            f"there is no {error.filename}; --data-dir or $MNIST_DATA_DIR names its folder"
-        ) from error
+        missing = f"there is no {error.filename}" if error.filename else error
+        message = f"{missing}; --data-dir or $MNIST_DATA_DIR names its folder"
+        raise DataError(message) from error
     check(digits.images, digits.labels, f"{digits.name}, training set")
     check(digits.test_images, digits.test_labels, f"{digits.name}, test set")
     return digits
@@ -102,8 +122,13 @@ def load_mnist(data_dir):
 def download(data_dir, raw):
     """Have torchvision complete MNIST: it unpacks the original archives, and fetches the others."""
     from torchvision.datasets import MNIST
+    from torchvision.datasets.utils import check_integrity
 
-    some_files_exist = raw.is_dir() and any(raw.iterdir())
+    # Who has put files there expects MNIST, not rendered digits. A broken archive does not count:
+    # an interrupted download leaves one.
+    some_files_exist = any((raw / file).is_file() for file in FILES) or any(
+        check_integrity(raw / archive, md5) for archive, md5 in MNIST.resources
+    )
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # Seconds. A silent server would hold us for minutes.
     try:
@@ -116,7 +141,7 @@ def download(data_dir, raw):
             f"{raw} lacks {missing}, and the download failed ({reason}); "
             "put the files there, unpacked or as the original .gz, or use --dataset rendered"
         )
-        if some_files_exist:  # Who has put files there expects MNIST, not rendered digits.
+        if some_files_exist:
             raise DataError(message) from error
         raise MnistUnavailable(message) from error
     finally:

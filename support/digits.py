@@ -40,8 +40,11 @@ def check(images, labels, what):
             f"{what}: no image of {absent}; were the digits sorted when you split them, "
             f"or are there fewer than {CLASSES} classes?"
         )
-    if images.max() <= 1:
-        warn(f"{what}: no pixel is above 1; pixels must be from 0 to 255, so multiply by 255")
+    largest = images.max().item()
+    if largest < 127:
+        factor = 255 // max(largest, 1)
+        pixels = "pixels must be from 0 (black) to 255 (white)"
+        warn(f"{what}: no pixel is above {largest}; {pixels}, so multiply by {factor}")
     elif images[:1000].float().mean() > 127:
         warn(f"{what}: mostly light pixels; digits must be white on black, so use 255 - images")
 

@@ -6,8 +6,6 @@ from matplotlib.figure import Figure
 
 from support.digits import CLASSES
 
-BOUND = 95  # percent, of the first epoch accuracy
-
 
 def confusion_matrix(labels, predictions):
     """Return how often each digit (rows) was predicted as each (columns).
@@ -40,7 +38,7 @@ def most_confident_mistakes(labels, logits, count=20):
     return indices, confidence[indices]
 
 
-def draw_report(history, digits, logits, seed):
+def draw_report(history, digits, logits, seed, bound):
     """Return a matplotlib Figure: learning curves, confusion matrix, most confident mistakes.
 
     Args:
@@ -48,6 +46,7 @@ def draw_report(history, digits, logits, seed):
         digits: the `Digits` that the network was trained and tested on.
         logits: the network's logits of the test images, float `(N, CLASSES)`.
         seed: of the run, for the title.
+        bound: of the first epoch accuracy, in percent.
     """
     predictions = logits.argmax(1)
     indices, confidence = most_confident_mistakes(digits.test_labels, logits)
@@ -60,7 +59,7 @@ def draw_report(history, digits, logits, seed):
         top, bottom = figure.subfigures(2, 1, height_ratios=(5, 1.3 * rows), facecolor="0.88")
         draw_mistakes(bottom, rows, digits, predictions, indices, confidence)
     left, right = top.subfigures(1, 2, facecolor="0.88")
-    draw_curves(left, history)
+    draw_curves(left, history, bound)
     draw_confusion(right.subplots(), confusion_matrix(digits.test_labels, predictions))
     figure.suptitle(
         f"{digits.name}: {history[-1].test_accuracy:.2f}% test accuracy "
@@ -69,7 +68,7 @@ def draw_report(history, digits, logits, seed):
     return figure
 
 
-def draw_curves(figure, history):
+def draw_curves(figure, history, bound):
     """Draw loss and accuracy over the batches; the running means restart with each epoch."""
     loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
     per_epoch = history[0].progress[-1].batch
@@ -82,7 +81,7 @@ def draw_curves(figure, history):
         ends = range(per_epoch, end + 1, per_epoch)
         accuracies = [epoch.test_accuracy for epoch in history]
         accuracy_axes.plot(ends, accuracies, "D", color="0.5", label="Test accuracy")
-    accuracy_axes.axhline(BOUND, color="0.4", linestyle="--", label=f"Bound: {BOUND}%")
+    accuracy_axes.axhline(bound, color="0.4", linestyle="--", label=f"Bound: {bound:g}%")
     accuracy_axes.legend()
     _, loss, accuracy = history[-1].progress[-1]
     place = {"ha": "right", "textcoords": "offset points"}

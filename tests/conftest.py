@@ -28,9 +28,10 @@ def few_digits(digits):
 
 @pytest.fixture
 def few_loaded(few_digits, monkeypatch):
-    """The few digits, which `load_digits` now returns: to model.main, and to other code."""
+    """The few digits, which model.main now loads, and other code that calls `load_digits()`."""
+    load = dataset.load_digits
     monkeypatch.setattr("model.load_digits", lambda *_: few_digits)
-    monkeypatch.setattr(dataset, "load_digits", lambda *_: few_digits)
+    monkeypatch.setattr(dataset, "load_digits", lambda *args: load(*args) if args else few_digits)
     return few_digits
 
 
@@ -64,6 +65,6 @@ def tiny_mnist(tmp_path, monkeypatch):
 @pytest.fixture
 def tiny_rendered(monkeypatch):
     """A grey square of each class instead of 70,000 rendered digits."""
-    squares = torch.full((CLASSES, 1, 28, 28), 100, dtype=torch.uint8), torch.arange(CLASSES)
+    squares = torch.full((CLASSES, 1, 28, 28), 127, dtype=torch.uint8), torch.arange(CLASSES)
     monkeypatch.setattr("support.rendered.render", lambda count, seed: squares)
     return Digits(*squares, *squares, "rendered digits")

@@ -21,8 +21,7 @@ def forward_by_formulas(network, x):
         x = F.max_pool2d(torch.where(x > 0, x, 0.1 * x), 2)
     x = F.dropout(x.reshape(len(x), -1), 0.1, network.training)
     x = x @ network.fc1.weight.T + network.fc1.bias
-    x = torch.where(x > 0, x, 0.1 * x)
-    return x @ network.fc2.weight.T + network.fc2.bias
+    return torch.where(x > 0, x, 0.1 * x) @ network.fc2.weight.T + network.fc2.bias
 
 
 def masked(line):
@@ -34,6 +33,5 @@ def masked(line):
 
 def run_python(*arguments, **options):
     """Run Python to its end and return the CompletedProcess, with its output as text."""
-    command = [sys.executable, *map(str, arguments)]
     options = {"cwd": ROOT, "capture_output": True, "text": True, "check": False} | options
-    return subprocess.run(command, **options)
+    return subprocess.run([sys.executable, *map(str, arguments)], **options)

@@ -51,7 +51,7 @@ def test_train_equals_the_plain_loop(float64, lr_schedule, transform):
             index = order[32 * (batch - 1) : 32 * batch]
             x = images[index] if transform is None else 1 - images[index]
             logits = forward_by_formulas(plain, x)
-            loss = -logits.log_softmax(1)[torch.arange(len(index)), labels[index]]  # (B,)
+            loss = -logits.log_softmax(1)[torch.arange(len(index)), labels[index]]  # (N,)
             done = (7 * epoch + batch - 1) / 14
             optimizer.param_groups[0]["lr"] = 0.003 * (1 if lr_schedule == "constant" else 1 - done)
             optimizer.zero_grad()
@@ -77,9 +77,12 @@ def test_train_equals_the_plain_loop(float64, lr_schedule, transform):
 # --- The parts of the loop ----------------------------------------------------------------------
 
 
-def test_unknown_schedule_is_an_error_that_names_the_known_ones(few_digits):
+def test_unusable_arguments_are_named(few_digits):
     with pytest.raises(ValueError, match=f"one of {', '.join(model.SCHEDULES)}, got 'cosin'"):
         train(LightweightCNN(), few_digits, lr_schedule="cosin")
+    for name in ("epochs", "batch_size", "log_interval"):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0$"):
+            train(LightweightCNN(), few_digits, **{name: 0})
 
 
 @pytest.mark.parametrize("flag", [[], ["--augment"]], ids=["plain", "augmented"])
@@ -87,18 +90,13 @@ def test_only_training_images_are_augmented(few_loaded, monkeypatch, flag):
     """`augment` gets each batch of the training set; `evaluate` the test images as they are."""
     transformed, evaluated = [], []
     monkeypatch.setattr(model, "augment", lambda x: transformed.append(len(x)) or augment(x))
-
-    def record(network, *given):
-        evaluated.append(given)
-        return evaluate(network, *given)
-
+    record = lambda network, *given: evaluated.append(given) or evaluate(network, *given)  # noqa: E731
     monkeypatch.setattr(model, "evaluate", record)
     model.main(["--epochs", "2", *flag])
     assert transformed == (20 * [32] if flag else []), "not each training batch, and nothing else"
     assert len(evaluated) == 2, "once after each epoch"
     for images, labels in evaluated:
-        assert images is few_loaded.test_images
-        assert labels is few_loaded.test_labels
+        assert images is few_loaded.test_images and labels is few_loaded.test_labels
 
 
 # --- Evaluation ---------------------------------------------------------------------------------
@@ -111,18 +109,15 @@ def test_evaluate_leaves_the_network_as_it_was(digits):
     x, y = digits.test_images[:950], digits.test_labels[:950]
     network(x[:500] / 255)  # moves the running statistics from their start
     before = copy.deepcopy(network.state_dict())
-    accuracies = []
     for mode in (True, False):
         network.train(mode)
-        accuracies.append(evaluate(network, x, y))
+        accuracy = evaluate(network, x, y)
         assert network.training is mode, "evaluate has changed the mode"
-    after = network.state_dict()
-    for key in before:
-        assert torch.equal(after[key], before[key]), f"evaluate has changed {key}: in train mode?"
-    assert all(p.grad is None for p in network.parameters())
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), f"evaluate has changed {key}: in train mode?"
     predicted = predict(network, x)
     assert not predicted.requires_grad
     logits = forward_by_formulas(network.eval(), x / 255)
     assert (predicted - logits).abs().max() < 1e-5, CHANGED_LAYER
     expected = 100 * (logits.argmax(1) == y).double().mean().item()
-    assert accuracies == [pytest.approx(expected, abs=0.11)] * 2
+    assert accuracy == pytest.approx(expected, abs=0.11)
