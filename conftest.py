@@ -37,42 +37,32 @@ def digits(pytestconfig):
     return digits
 
 
-# --- The table of metrics ---------------------------------------------------------------------
-
-
-def hold(metrics, bounds, dataset, record_property):
-    """Record each metric, kept or not, and fail if one is beyond its bound."""
-    unknown = metrics.keys() - bounds.keys()
-    assert not unknown, f"no bound for {unknown}: BOUNDS in test_model.py has {list(bounds)}"
-    broken = []
-    for name, value in metrics.items():
-        sign, bound, unit = bounds[name]
-        kept = value > bound if sign == ">" else value < bound
-        number = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
-        shown = f"{value:.2f}%" if unit == "%" else number + unit
-        limit = f"{sign} {bound:,g}{unit}"
-        record_property(name, (shown, limit, "kept" if kept else "**BROKEN**", dataset))
-        if not kept:
-            broken.append(f"{name}: {shown}, must be {limit}")
-    if broken:
-        raise AssertionError("; ".join(broken))
-
-
 @pytest.fixture
 def gate(request, digits, record_property):
-    """A function that holds metrics, by name, to their bounds in BOUNDS of the test module."""
-    return lambda metrics: hold(metrics, request.module.BOUNDS, digits.name, record_property)
+    """A function that records metrics, by name, and holds them to BOUNDS of the test module."""
+
+    def gate(metrics):
+        broken = []
+        for name, value in metrics.items():
+            sign, bound, unit = request.module.BOUNDS[name]
+            kept = value > bound if sign == ">" else value < bound
+            number = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
+            shown, limit = f"{value:.2f}%" if unit == "%" else number, f"{sign} {bound:,g}{unit}"
+            cells = (shown, limit, "kept" if kept else "**BROKEN**", digits.name)
+            record_property(name, cells)
+            if not kept:
+                broken.append(f"{name}: {shown}, must be {limit}")
+        if broken:
+            raise AssertionError("; ".join(broken))
+
+    return gate
 
 
 def pytest_terminal_summary(terminalreporter):
     """Print the metrics as a Markdown table, and append it to the summary of a GitHub job."""
     reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
-    rows = [
-        (name, *cells)
-        for report in sorted(reports, key=lambda report: report.location[:2])
-        for name, cells in report.user_properties
-        if report.when == "call"
-    ]
+    reports = sorted((r for r in reports if r.when == "call"), key=lambda r: r.location[:2])
+    rows = [(name, *cells) for report in reports for name, cells in report.user_properties]
     if not rows:
         return
     rows.insert(0, ("metric", "value", "bound", "kept", "dataset"))

@@ -116,15 +116,13 @@ def train(
 ):
     """Train `network` on one thread, log the progress, and leave the network in eval mode.
 
-    Three things are random: the order of the images in each epoch, the features that dropout drops
-    in each batch, and what a random `transform`, such as `augment`, changes. All of them, and the
-    first weights of a new network, are drawn from torch's global generator. So a LightweightCNN
-    that is made after `torch.manual_seed(42)`, and trained on MNIST with the default arguments,
-    ends with the same weights as the one that `python model.py` trains.
+    The order of the images, dropout, a random `transform` such as `augment`, and the first weights
+    of a new network are drawn from torch's global generator. So after `torch.manual_seed(42)`, a
+    new LightweightCNN that is trained on MNIST with the default arguments ends with the same
+    weights as the one that `python model.py` trains.
 
-    Another call with the same network trains it further. That call has a new optimizer, and counts
-    epochs from 1 again. To train saved weights further, first load them with
-    `network.load_state_dict(torch.load("weights.pt", weights_only=True))`.
+    Another call trains the network further, with a new optimizer, and counts epochs from 1 again.
+    `network.load_state_dict(torch.load("weights.pt", weights_only=True))` loads saved weights.
 
     Args:
         network: maps float32 `(N, 1, 28, 28)` to logits `(N, CLASSES)`.

@@ -187,13 +187,6 @@ def test_recipe_for_a_schedule(run_block, capsys):
     assert "(lr=0.01, warm-up schedule)" in capsys.readouterr().out
 
 
-def test_recipe_for_digits_of_your_own(run_block, monkeypatch, capsys):
-    digits = run_block("load_my_digits")["digits"]
-    monkeypatch.setattr("model.load_digits", lambda *_: digits)
-    model.main([])
-    assert "Accuracy on 1,000 test images of my-digits: " in capsys.readouterr().out
-
-
 def test_recipe_for_a_bound(run_block, default_run, digits):
     names, given = run_block("BOUNDS["), {}
     thirds = SimpleNamespace(without_augmentation=[default_run.network])
