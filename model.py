@@ -129,7 +129,7 @@ def train(
         digits: the `Digits` to train and test on, a named tuple. For a subset, pass
             `digits._replace(images=digits.images[:6000], labels=digits.labels[:6000])`.
         epochs: passes over the training images.
-        batch_size: images per update; a larger number than there are images means all of them.
+        batch_size: images per update; at most all of them.
         lr: the learning rate, before `lr_schedule` changes it.
         lr_schedule: a name in SCHEDULES.
         transform: changes each batch, float32 `(N, 1, 28, 28)` in [0, 1], before the network.
@@ -140,15 +140,15 @@ def train(
         The history: a list with an Epoch for each epoch.
 
     Raises:
-        ValueError: `lr_schedule` is unknown, or a number is below 1.
+        ValueError: `lr_schedule` is unknown, or a count is below 1.
         FloatingPointError: the loss, or a logit of a test image, is not finite.
     """
     if lr_schedule not in SCHEDULES:
         raise ValueError(f"lr_schedule must be one of {', '.join(SCHEDULES)}, got {lr_schedule!r}")
-    numbers = {"epochs": epochs, "batch_size": batch_size, "log_interval": log_interval}
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+    counts = {"epochs": epochs, "batch_size": batch_size, "log_interval": log_interval}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
     images, labels = digits.images, digits.labels
     batch_size = min(batch_size, len(images))
     batches = math.ceil(len(images) / batch_size)  # in an epoch
@@ -160,13 +160,11 @@ def train(
     log(f"Model initialized with {count_parameters(network):,} parameters")
     log_configuration(optimizer, lr_schedule, criterion, batch_size, batches, transform)
     history = []
-    width = len(f"{batches}/{batches},")  # "100/1875," is padded like "1875/1875,".
     for epoch in range(1, epochs + 1):
         log(f"Starting Epoch {epoch}")
         network.train()
         progress, loss_sum, correct, seen = [], 0.0, 0, 0
-        # DataLoader(shuffle=True) draws such an order too, but then copies each image on its own,
-        # which takes longer than to index a whole batch.
+        # DataLoader(shuffle=True) would shuffle, too, but copy each image on its own: slower.
         order = torch.randperm(len(images))
         for batch, indices in enumerate(order.split(batch_size), start=1):
             x = to_float(images[indices])  # (N, 1, 28, 28)
@@ -180,18 +178,17 @@ def train(
                 message = "the loss is not finite; try a smaller learning rate (--lr)"
                 raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
             loss.backward()
-            done = ((epoch - 1) * batches + batch - 1) / (epochs * batches)  # the share of updates
-            optimizer.param_groups[0]["lr"] = lr * SCHEDULES[lr_schedule](done)
+            done = ((epoch - 1) * batches + batch - 1) / (epochs * batches)
+            optimizer.param_groups[0]["lr"] = lr * SCHEDULES[lr_schedule](done)  # the only group
             optimizer.step()
 
             loss_sum += loss.item() * len(y)  # since the last batch may be smaller
             correct += (logits.argmax(1) == y).sum().item()
             seen += len(y)
-            # Running means: over all images of this epoch so far.
-            mean_loss, accuracy = loss_sum / seen, 100 * correct / seen
+            mean_loss, accuracy = loss_sum / seen, 100 * correct / seen  # running means
             progress.append(Progress(batch, mean_loss, accuracy))
             if batch % log_interval == 0:
-                place = f"{batch}/{batches},".ljust(width)
+                place = f"{batch}/{batches},".ljust(len(f"{batches}/{batches},"))  # in columns
                 result = f"Loss: {mean_loss:.4f}, Accuracy: {accuracy:5.2f}%"
                 log(f"Epoch {epoch}, Batch {place} {result}")
         result = f"Final Loss: {mean_loss:.4f}, Final Accuracy: {accuracy:.2f}%"
@@ -200,9 +197,9 @@ def train(
         if epochs > 1:  # With a single epoch, the last line of the log shows it.
             log(f"Epoch {epoch} test accuracy: {test_accuracy:.2f}%")
         history.append(Epoch(progress, test_accuracy))
-    network.eval()  # so that dropout is off if the caller uses the network directly
+    network.eval()  # for a caller who uses the network directly
     log("Training completed!")
-    first_epoch_accuracy = history[0].progress[-1].accuracy  # of training; more epochs may follow
+    first_epoch_accuracy = history[0].progress[-1].accuracy  # on the training images
     log(f"Final first epoch accuracy: {first_epoch_accuracy:.2f}%")
     of_digits = "" if mnist else f" of {digits.name}"
     log(f"Accuracy on {len(digits.test_images):,} test images{of_digits}: {test_accuracy:.2f}%")
@@ -245,8 +242,8 @@ def predict(network, images):
     """
     was_training = network.training
     network.eval()
-    # A hundred images at a time bound the memory.
-    logits = torch.cat([network(to_float(some)) for some in images.split(100)])
+    parts = images.split(100)  # to limit the memory
+    logits = torch.cat([network(to_float(part)) for part in parts])
     network.train(was_training)
     return logits
 
