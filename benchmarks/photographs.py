@@ -47,7 +47,8 @@ def fetch(data_dir):
                 raise ValueError("its SHA-256 is wrong")
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                path.with_suffix(".part").write_bytes(content)  # Ctrl-C leaves no broken picture.
+                path.with_suffix(".part").replace(path)
             available.append((path, int(row["digit"])))
         except (OSError, ValueError, http.client.HTTPException) as error:
             missing.append(f"{url} as {path} ({error})")

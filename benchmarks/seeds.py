@@ -44,9 +44,6 @@ from test_model import (
 load_digits = functools.cache(load_digits)  # once in each process
 
 
-# --- What is measured -------------------------------------------------------------------------
-
-
 def accuracy_on_moved_digits(network, digits):
     return mean_accuracy([network], move_at_random(digits.test_images / 255), digits)
 
@@ -132,9 +129,6 @@ PARTS = {
 LOW_IS_GOOD = ("photographs refused", "photographs wrong")
 
 
-# --- Processes --------------------------------------------------------------------------------
-
-
 def start_worker():
     """Take one thread of the machine, and leave Ctrl-C to the parent, which ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -187,9 +181,6 @@ def read_lines(paths):
                     raise DataError(f"{path} has a line that is not of seeds.py: {text[:80]}")
                 lines[tuple(line[key] for key in ("dataset", "part", "seed", "machine"))] = line
     return list(lines.values())
-
-
-# --- Tables -----------------------------------------------------------------------------------
 
 
 def summary(name, values):

@@ -22,8 +22,6 @@ def content_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# --- Digits of another source -------------------------------------------------------------------
-
 MISTAKES = {
     r"must be tensors: use torch.tensor": lambda x, y: (x, y.tolist()),
     r"must be uint8, got torch.float32; .* use \(255 \* images\)": lambda x, y: (x / 255, y),
@@ -61,9 +59,6 @@ def test_likely_mistakes_are_warned_of(monkeypatch, caplog, message):
     load_with(LIKELY_MISTAKES[message], monkeypatch)
     (warning,) = caplog.messages
     assert warning.startswith(f"WARNING: my-digits, test set: {message}")
-
-
-# --- MNIST: there, damaged, incomplete, absent --------------------------------------------------
 
 
 def test_environment_names_dataset_and_folder(tiny_mnist, monkeypatch):

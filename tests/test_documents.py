@@ -27,9 +27,6 @@ ROWS = [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in LIN
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-# --- Links and commands -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("path", DOCUMENTS)
 def test_links_and_commands_name_what_exists(path):
     for link in re.findall(r'\]\(([^)]+)\)|src="([^"]+)"', BLOCK.sub("", TEXTS[path])):
@@ -67,9 +64,6 @@ def test_quick_start_trains_and_tests():
     """.ci/run executes these lines as they stand."""
     lines = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
     assert [shlex.split(line)[-1] for line in lines] == ["model.py", "test_model.py"]
-
-
-# --- README -------------------------------------------------------------------------------------
 
 
 def readable(batch):
@@ -132,8 +126,6 @@ def test_bounds_in_the_table_of_gates():
     assert first in README, f"the badge of the first epoch accuracy must have {first}"
 
 
-# --- Blocks of Python, executed as they stand ---------------------------------------------------
-
 BLOCKS = [
     (path, block)
     for path in DOCUMENTS
@@ -177,14 +169,6 @@ def test_notebook_gives_the_weights_of_model_py(run_block, tmp_path):
         model.main(["--seed", str(seed), "--save-model", str(tmp_path / "weights.pt")])
         expected = torch.load(tmp_path / "weights.pt", weights_only=True)
         assert all(torch.equal(weights[key], expected[key]) for key in expected) is same
-
-
-def test_recipe_for_a_schedule(run_block, capsys):
-    """The flag and the log take its name from SCHEDULES, and it rises to 1 and falls to 0."""
-    warm_up = run_block("SCHEDULES[")["warm_up"]
-    assert (warm_up(0), warm_up(0.1), warm_up(1)) == pytest.approx((0.01, 1, 0))
-    model.main(["--lr", "0.01", "--lr-schedule", "warm-up"])
-    assert "(lr=0.01, warm-up schedule)" in capsys.readouterr().out
 
 
 def test_recipe_for_a_bound(run_block, default_run, digits):

@@ -15,8 +15,6 @@ from model import predict
 from support.command_line import run
 from support.digits import DataError
 
-# --- Simulated photographs, with a digit and without --------------------------------------------
-
 HEIGHT, WIDTH = 480, 640
 
 
@@ -54,31 +52,26 @@ def test_digits_are_predicted_and_empty_pages_refused(default_run, digits, tmp_p
     Of 100 such pages of each kind, at most two failed.
     """
     y, x = torch.linspace(-1, 1, HEIGHT)[:, None], torch.linspace(-1, 1, WIDTH)[None]
-    correct = predict(default_run.network, digits.test_images[:99]).argmax(1)
-    correct = (correct == digits.test_labels[:99]).nonzero()[:8, 0].tolist()
-    wrong, read = [], []
-    for number, index in enumerate(correct):
-        for image in (digits.test_images[index], torch.zeros(1, 28, 28)):
-            chance = random.Random(f"{kind.__name__} {number}")
-            page = kind(ink_of(image, chance), y, x, chance)
-            noise = torch.randn(page.shape, generator=torch.Generator().manual_seed(number))
-            grey = (255 * (page + 0.02 * noise)).round().clamp(0, 255).byte()
-            picture = Image.frombytes("L", (WIDTH, HEIGHT), grey.numpy().tobytes())
-            picture.save(tmp_path / "page.jpg", quality=70)
-            try:
-                predicted = predict(default_run.network, read_picture(tmp_path / "page.jpg"))
-                found = predicted.argmax().item()
-            except DataError:
-                found = None
-            if not image.any() and found is not None:
-                read.append((number, found))
-            if image.any() and found != digits.test_labels[index]:
-                wrong.append((number, found))
-    assert len(wrong) <= 1, f"digits not predicted: {wrong}"
+
+    def predicted(image, number):
+        """Photograph an image as a telephone would; return the prediction, or None if refused."""
+        chance = random.Random(f"{kind.__name__} {number}")
+        page = kind(ink_of(image, chance), y, x, chance)
+        noise = torch.randn(page.shape, generator=torch.Generator().manual_seed(number))
+        grey = (255 * (page + 0.02 * noise)).round().clamp(0, 255).byte().numpy().tobytes()
+        Image.frombytes("L", (WIDTH, HEIGHT), grey).save(tmp_path / "page.jpg", quality=70)
+        try:
+            return predict(default_run.network, read_picture(tmp_path / "page.jpg")).argmax().item()
+        except DataError:
+            return None
+
+    images, labels = digits.test_images[:99], digits.test_labels[:99]
+    correct = (predict(default_run.network, images).argmax(1) == labels).nonzero()[:8, 0].tolist()
+    wrong = [n for n, i in enumerate(correct) if predicted(images[i], n) != labels[i]]
+    read = [n for n in range(8) if predicted(torch.zeros(1, 28, 28), n) is not None]
+    assert len(wrong) <= 1, f"digits that are not predicted, by number: {wrong}"
     assert len(read) <= 1, f"empty pages taken for a digit: {read}"
 
-
-# --- Drawings -----------------------------------------------------------------------------------
 
 SEVEN = [(90, 60), (190, 60), (130, 220)]
 
@@ -172,9 +165,6 @@ def test_picture_without_one_digit_is_refused(tmp_path, name):
         read(picture(), tmp_path)
     assert str(error.value).startswith(f"{tmp_path / 'digit'} {message}")
     assert "\n" not in str(error.value)
-
-
-# --- The command --------------------------------------------------------------------------------
 
 
 def test_command_prints_a_line_for_each_picture_and_draws_them(default_run, tmp_path):

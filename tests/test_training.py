@@ -11,8 +11,6 @@ from augment import augment
 from model import LightweightCNN, evaluate, predict, train
 from support.digits import Digits
 
-# --- Training against a plainly written loop ----------------------------------------------------
-
 
 @pytest.fixture
 def float64():
@@ -74,9 +72,6 @@ def test_train_equals_the_plain_loop(float64, lr_schedule, transform):
             assert (ours - theirs[name]).abs().max() < 1e-6, f"{name}: {changed}"
 
 
-# --- The parts of the loop ----------------------------------------------------------------------
-
-
 def test_unusable_arguments_are_named(few_digits):
     with pytest.raises(ValueError, match=f"one of {', '.join(model.SCHEDULES)}, got 'cosin'"):
         train(LightweightCNN(), few_digits, lr_schedule="cosin")
@@ -97,9 +92,6 @@ def test_only_training_images_are_augmented(few_loaded, monkeypatch, flag):
     assert len(evaluated) == 2, "once after each epoch"
     for images, labels in evaluated:
         assert images is few_loaded.test_images and labels is few_loaded.test_labels
-
-
-# --- Evaluation ---------------------------------------------------------------------------------
 
 
 def test_evaluate_leaves_the_network_as_it_was(digits):
