@@ -68,12 +68,13 @@ def test_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, capsys):
 
 
 PRINT_LINES = """if True:
-    import sys, time
+    import signal, sys, time
     from support.command_line import run
     def main(argv):
-        while True:
+        for _ in range(10_000):
             print("line", flush=True)
             time.sleep(0.001)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Background jobs ignore Ctrl-C.
     sys.exit(run(main))
 """
 
