@@ -122,7 +122,8 @@ def train(
     weights as the one that `python model.py` trains.
 
     Another call trains the network further, with a new optimizer, and counts epochs from 1 again.
-    `network.load_state_dict(torch.load("weights.pt", weights_only=True))` loads saved weights.
+    `torch.save(network.state_dict(), "weights.pt")` saves its weights, and
+    `network.load_state_dict(torch.load("weights.pt", weights_only=True))` loads them.
 
     Args:
         network: maps float32 `(N, 1, 28, 28)` to logits `(N, CLASSES)`.

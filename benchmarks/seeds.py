@@ -50,21 +50,21 @@ def accuracy_on_moved_digits(network, digits):
 
 def default_run(seed, digits):
     """The metrics of `python model.py`."""
-    network, epoch = train_network(seed, digits)
+    network, history = train_network(seed, digits)
     return {
-        "first epoch accuracy": epoch.progress[-1].accuracy,
-        "test accuracy": epoch.test_accuracy,
+        "first epoch accuracy": history[0].progress[-1].accuracy,
+        "test accuracy": history[-1].test_accuracy,
         "moved digits": accuracy_on_moved_digits(network, digits),
     }
 
 
 def other_bounds(seed, digits):
     """The metrics of `python model.py --augment`, and of the networks trained on thirds."""
-    network, epoch = train_network(seed, digits, transform=augment)
+    network, history = train_network(seed, digits, transform=augment)
     without_augmentation, augmented = train_thirds(seed, digits)
     return {
         "moved digits, augmented": accuracy_on_moved_digits(network, digits),
-        "first epoch accuracy, augmented": epoch.progress[-1].accuracy,
+        "first epoch accuracy, augmented": history[0].progress[-1].accuracy,
         **accuracies_of_thirds(without_augmentation, digits),
         **accuracies_under_noise(without_augmentation, digits),
         **errors_saved(without_augmentation, augmented, digits),
@@ -82,15 +82,15 @@ def mlp():
 
 def comparison(seed, digits):
     """The linear schedule, without and with `--augment`, and two simpler networks."""
-    linear, epoch = train_network(seed, digits, lr_schedule="linear")
-    both, epoch_of_both = train_network(seed, digits, lr_schedule="linear", transform=augment)
+    linear, history = train_network(seed, digits, lr_schedule="linear")
+    both, history_of_both = train_network(seed, digits, lr_schedule="linear", transform=augment)
     simpler = []
     for build in (softmax_regression, mlp):
         torch.manual_seed(seed)
-        simpler.append(model.train(build(), digits)[0].test_accuracy)
+        simpler.append(model.train(build(), digits)[-1].test_accuracy)
     return {
-        "test accuracy, linear": epoch.test_accuracy,
-        "test accuracy, linear, augmented": epoch_of_both.test_accuracy,
+        "test accuracy, linear": history[-1].test_accuracy,
+        "test accuracy, linear, augmented": history_of_both[-1].test_accuracy,
         "moved digits, linear": accuracy_on_moved_digits(linear, digits),
         "moved digits, linear, augmented": accuracy_on_moved_digits(both, digits),
         "softmax regression": simpler[0],

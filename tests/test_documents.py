@@ -110,7 +110,10 @@ def test_log_except_for_its_numbers(default_run, digits):
     printed = "\n".join(map(masked, default_run.lines))
     parts = ["\n".join(map(masked, part.splitlines())) for part in block.split("\n...\n")]
     for part in parts:
-        assert part in printed, f"correct README's log, these lines are not in the log:\n{part}"
+        wrong = [line for line in part.splitlines() if line not in printed.splitlines()]
+        assert part in printed, (
+            f"correct README's log, which the log does not have: {wrong or part}"
+        )
     whole = printed.startswith(parts[0]) and printed.endswith(parts[-1])
     assert whole, f"README's log lacks lines at its start or its end; the log is:\n{printed}"
 
