@@ -1,12 +1,9 @@
 """The record of runs, the tables that are made from it, and the figures in the documents."""
 
 import csv
-import functools
 import hashlib
-import http.server
 import json
 import re
-import threading
 
 import photographs
 import pytest
@@ -59,8 +56,8 @@ def test_lines_of_several_machines_are_joined(tmp_path, monkeypatch):
         seeds.read_lines([first])
 
 
-def test_photographs_are_downloaded_once_and_checked(tmp_path, monkeypatch, caplog, capsys):
-    """One of three is damaged, and one is missing; a server on this machine has the others."""
+def test_photographs_are_fetched_once_and_checked(tmp_path, monkeypatch, caplog):
+    """One of three is damaged, and one is missing; a folder stands for the server."""
     folder, rows = tmp_path / "me" / "digits" / "0" / "a folder", []
     folder.mkdir(parents=True)
     for digit, name in enumerate(("sound.png", "damaged.png", "missing.png")):
@@ -71,18 +68,14 @@ def test_photographs_are_downloaded_once_and_checked(tmp_path, monkeypatch, capl
     (folder / "missing.png").unlink()
     with (tmp_path / "list.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["digit", "repository", "commit", "path", "sha256"], *rows])
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        monkeypatch.setattr(photographs, "SERVER", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(photographs, "LIST", tmp_path / "list.csv")
-        expected = [(tmp_path / "data" / "photographs" / rows[0][4], 0)]
-        assert photographs.fetch(tmp_path / "data") == expected
-        server.shutdown()
+    monkeypatch.setattr(photographs, "SERVER", tmp_path.as_uri())
+    monkeypatch.setattr(photographs, "LIST", tmp_path / "list.csv")
+    expected = [(tmp_path / "data" / "photographs" / rows[0][4], 0)]
+    assert photographs.fetch(tmp_path / "data") == expected
     assert "2 of 3 photographs are not available: " in caplog.text
     assert "missing.png" in caplog.text and "its SHA-256 is wrong" in caplog.text
-    assert photographs.fetch(tmp_path / "data") == expected, "needs the network again"
+    (folder / "sound.png").unlink()
+    assert photographs.fetch(tmp_path / "data") == expected, "fetched again"
     expected[0][0].unlink()
     with pytest.raises(DataError, match="none of 3 photographs is available"):
         photographs.fetch(tmp_path / "data")
