@@ -29,7 +29,7 @@ MIN_SHARED = 0.5  # of a part's columns, which it shares with the digit: as the 
 MIN_BAR = 0.1  # of the largest part's area: a smaller part is dust, not a bar
 MIN_OTHER = 0.3  # of the largest part's area: a part that is no bar is then another digit
 MAX_WIDTH = 2  # of the digit's height: "52602" and "=" are wider
-WHITE = 0.85  # of the pixels with ink are darker than what becomes white, as thin lines are faint
+WHITE = 0.85  # of the pixels with ink have less of it than what becomes white: thin lines are faint
 ADVICE = "take a picture of one handwritten digit alone"
 
 
