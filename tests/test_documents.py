@@ -171,7 +171,8 @@ def test_notebook_gives_the_weights_of_model_py(run_block, tmp_path):
     for seed, same in ((42, True), (0, False)):
         model.main(["--seed", str(seed), "--save-model", str(tmp_path / "weights.pt")])
         expected = torch.load(tmp_path / "weights.pt", weights_only=True)
-        assert all(torch.equal(weights[key], expected[key]) for key in expected) is same
+        found = all(torch.equal(weights[key], expected[key]) for key in expected)
+        assert found is same, f"--seed {seed} gives the weights of README's block: {found}"
 
 
 def test_recipe_for_a_bound(run_block, default_run, digits):

@@ -91,7 +91,8 @@ def test_only_training_images_are_augmented(few_loaded, monkeypatch, flag):
     assert transformed == (20 * [32] if flag else []), "not each training batch, and nothing else"
     assert len(evaluated) == 2, "once after each epoch"
     for images, labels in evaluated:
-        assert images is few_loaded.test_images and labels is few_loaded.test_labels
+        assert images is few_loaded.test_images, "the test images are changed"
+        assert labels is few_loaded.test_labels
 
 
 def test_evaluate_leaves_the_network_as_it_was(digits):
