@@ -30,6 +30,7 @@ def test_committed_sheet_is_the_one_that_the_script_draws(digits, tmp_path, monk
 
     monkeypatch.setattr(augment, "load_digits", lambda *_: digits)
     augment.main(["--output", str(tmp_path / "sheet.png")])
+    assert (tmp_path / "sheet.png").exists(), "augment.py draws no sheet"
     sheets = (tmp_path / "sheet.png", ROOT / "augmentation_samples.png")
     fresh, committed = map(matplotlib.image.imread, sheets)
     changed = "run `python augment.py` and commit the picture"
