@@ -1,4 +1,4 @@
-"""The five gates: what makes a network and an augmentation good. `pytest test_model.py`.
+"""The gates: what makes a network and an augmentation good. `pytest test_model.py`.
 
 This file runs `python model.py`, trains a network with augmentation, and trains three pairs of
 networks, each on a third of the training images. `--dataset {auto,mnist,rendered}` chooses the
@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as tvf
 from augment import augment, rotate, scale, translate
 from model import FIRST_EPOCH_BOUND, LightweightCNN, count_parameters, evaluate, predict, train
 
-# The bounds of the five gates: what each metric must be above or below, and its unit.
+# The bounds of the gates: what each metric must be above or below, and its unit.
 BOUNDS = {
     "parameters": ("<", 25_000, ""),
     "first epoch accuracy": (">", FIRST_EPOCH_BOUND, "%"),
