@@ -23,7 +23,7 @@ from torch import nn
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import photographs as real
-from machine import processor
+from speed import processor
 
 import model
 from augment import augment

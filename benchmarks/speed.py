@@ -10,13 +10,12 @@ quoting, since the machine's speed drifts. The record has a line of JSON for eac
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-from machine import processor
 
 FOLDER = Path(__file__).resolve().parent
 SCRIPTS = {
@@ -24,6 +23,16 @@ SCRIPTS = {
     "textbook": [FOLDER / "textbook.py"],
 }
 LOOPS = {"nothing": [], "a busy core": [[sys.executable, "-c", "while True: pass"]]}
+
+
+def processor():
+    """Return the processor's name and model number, which Linux keeps in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # macOS, Windows
+        return platform.processor()
+    values = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
+    return f"{values.get('model name', platform.machine())} model {values.get('model', 'unknown')}"
 
 
 def run_script(name):
