@@ -72,7 +72,7 @@ def count_parameters(network):
 # --- Training ---------------------------------------------------------------------------------
 
 # Learning rate schedules. `done` is the share of all updates that are done, 0 at the first update;
-# the learning rate is multiplied by the result.
+# `lr` is multiplied by the result.
 SCHEDULES = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
@@ -117,9 +117,9 @@ def train(
     """Train `network` on one thread, log the progress, and leave the network in eval mode.
 
     The order of the images, dropout, a random `transform` such as `augment`, and the first weights
-    of a new network are drawn from torch's global generator. So after `torch.manual_seed(42)`, a
-    new LightweightCNN that is trained on MNIST with the default arguments ends with the same
-    weights as the one that `python model.py` trains.
+    of a new network are drawn from torch's global generator. So `torch.manual_seed(42)`, then a new
+    LightweightCNN, then training on MNIST with the default arguments, give the weights that
+    `python model.py` gives.
 
     Another call trains the network further, with a new optimizer, and counts epochs from 1 again.
     `torch.save(network.state_dict(), "weights.pt")` saves its weights, and
@@ -130,7 +130,7 @@ def train(
         digits: the `Digits` to train and test on, a named tuple. For a subset, pass
             `digits._replace(images=digits.images[:6000], labels=digits.labels[:6000])`.
         epochs: passes over the training images.
-        batch_size: images per update; at most all of them.
+        batch_size: images per update, or all of them if there are fewer.
         lr: the learning rate, before `lr_schedule` changes it.
         lr_schedule: a name in SCHEDULES.
         transform: changes each batch, float32 `(N, 1, 28, 28)` in [0, 1], before the network.
@@ -180,7 +180,9 @@ def train(
                 raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
             loss.backward()
             done = ((epoch - 1) * batches + batch - 1) / (epochs * batches)
-            optimizer.param_groups[0]["lr"] = lr * SCHEDULES[lr_schedule](done)  # the only group
+            optimizer.param_groups[0]["lr"] = lr * SCHEDULES[lr_schedule](
+                done
+            )  # for all parameters
             optimizer.step()
 
             loss_sum += loss.item() * len(y)  # since the last batch may be smaller
