@@ -1,4 +1,4 @@
-"""Training and evaluation."""
+"""Training, evaluation and export."""
 
 import copy
 
@@ -114,3 +114,13 @@ def test_evaluate_leaves_the_network_as_it_was(digits):
     assert (predicted - logits).abs().max() < 1e-5, CHANGED_LAYER
     expected = 100 * (logits.argmax(1) == y).double().mean().item()
     assert accuracy == pytest.approx(expected, abs=0.11)
+
+
+def test_torch_export_with_any_batch_size():
+    """As the docstring of LightweightCNN writes it."""
+    network, x = LightweightCNN().eval(), torch.rand(7, 1, 28, 28)
+    shapes = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(network, (x[:2],), dynamic_shapes=shapes).module()
+    torch.testing.assert_close(exported(x), network(x), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"shape \(N, 1, 28, 28\)"):
+        network(x[:, 0])
