@@ -156,6 +156,7 @@ def train(
     # fused=True updates all parameters in one call, which is faster.
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
     criterion = nn.CrossEntropyLoss()
+    schedule = SCHEDULES[lr_schedule]
     mnist = digits.name == "MNIST"
     log("Starting MNIST Training" if mnist else f"Starting Training on {digits.name}")
     log(f"Model initialized with {count_parameters(network):,} parameters")
@@ -180,9 +181,7 @@ def train(
                 raise FloatingPointError(f"epoch {epoch}, batch {batch}: {message}")
             loss.backward()
             done = ((epoch - 1) * batches + batch - 1) / (epochs * batches)
-            optimizer.param_groups[0]["lr"] = lr * SCHEDULES[lr_schedule](
-                done
-            )  # for all parameters
+            optimizer.param_groups[0]["lr"] = lr * schedule(done)  # The group has all parameters.
             optimizer.step()
 
             loss_sum += loss.item() * len(y)  # since the last batch may be smaller
@@ -275,13 +274,13 @@ def evaluate(network, images, labels):
 def parse_args(argv=None):
     """Return the flags, checked; print usage and exit with status 2 if one is wrong."""
     parser = cli.ArgumentParser(description="Train LightweightCNN to recognize digits, on the CPU.")
-    add = parser.add_argument
-    add("--epochs", type=cli.positive_int, default=1, metavar="N", help="passes over the images")
-    add("--batch-size", type=cli.positive_int, default=32, metavar="N", help="images per update")
+    add, count = parser.add_argument, {"type": cli.positive_int, "metavar": "N"}
+    add("--epochs", **count, default=1, help="passes over the training images")
+    add("--batch-size", **count, default=32, help="images per update")
     add("--lr", type=cli.learning_rate, default=0.003, metavar="LR", help="learning rate")
     add("--lr-schedule", choices=SCHEDULES, default="constant", help="linear: the rate falls to 0")
     add("--seed", type=cli.seed, default=42, metavar="S", help="seed of all random choices")
-    add("--log-interval", type=cli.positive_int, default=100, metavar="N", help="batches per line")
+    add("--log-interval", **count, default=100, help="batches per log line")
     add("--augment", action="store_true", help="rotate, shift or scale 20%% of the training images")
     cli.add_dataset_flags(parser)
     add("--save-model", type=cli.output_file, metavar="PATH", help="save the weights (state_dict)")

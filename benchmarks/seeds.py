@@ -219,23 +219,11 @@ def tables(lines):
 def main(argv=None):
     """Measure, or read what earlier runs measured, and print the tables."""
     parser = cli.ArgumentParser(description="Measure the metrics of the gates over seeds.")
-    add = parser.add_argument
-    add(
-        "--seeds",
-        type=cli.positive_int,
-        default=200,
-        metavar="N",
-        help="at most so many of each part",
-    )
+    add, count = parser.add_argument, {"type": cli.positive_int, "metavar": "N"}
+    add("--seeds", **count, default=200, help="at most so many of each part")
     names = [part.__name__ for part in PARTS]
     add("--part", choices=names, help="only this one (default: all)")
-    add(
-        "--jobs",
-        type=cli.positive_int,
-        default=os.cpu_count(),
-        metavar="N",
-        help="processes at once",
-    )
+    add("--jobs", **count, default=os.cpu_count(), help="processes at once")
     names = [name for name in SOURCES if name != "auto"]
     add("--dataset", choices=names, help="only this one (default: mnist and rendered)")
     add("--data-dir", metavar="DIR", help="as for model.py (default: $MNIST_DATA_DIR or data)")
